@@ -1,0 +1,51 @@
+//! The record that the sampler writes to the ring buffer.
+
+/// Bytes of the packet that a record carries at most: enough for two VLAN tags, an IPv6 header,
+/// GRE and the inner headers of a tunnelled packet.
+pub const SAMPLE_BYTES: usize = 128;
+
+/// The header of a sample record; [`SAMPLE_BYTES`] bytes of packet follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleHeader {
+    /// `CLOCK_MONOTONIC` nanoseconds (virtual time in replay).
+    pub time_ns: u64,
+    /// Bytes of the frame on the wire, without FCS.
+    pub wire_bytes: u32,
+    /// How many packets of the class this one stands for (the stride it was drawn with).
+    pub stride: u32,
+    /// Bytes of packet that are valid behind this header; the rest of the record is stale.
+    pub captured: u16,
+    /// The slot of the interface.
+    pub slot: u16,
+    /// [`crate::TrafficClass`] by number.
+    pub class: u8,
+    /// The verdict, see [`crate::reason::verdict`].
+    pub verdict: u8,
+    /// [`crate::DropReason`] by number; [`SampleHeader::NO_REASON`] where not dropped.
+    pub reason: u8,
+    /// Reserved, 0.
+    pub _pad: u8,
+    /// The signature rule that decided; 0 for none.
+    pub rule: u32,
+    /// The CPU that saw the packet.
+    pub cpu: u32,
+}
+
+impl SampleHeader {
+    /// The `reason` of a packet that was not dropped.
+    pub const NO_REASON: u8 = u8::MAX;
+}
+
+/// One record in the ring buffer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SampleRecord {
+    /// What is known of the packet.
+    pub header: SampleHeader,
+    /// The first bytes of the packet; only `header.captured` of them are valid.
+    pub data: [u8; SAMPLE_BYTES],
+}
+
+const _: () = assert!(size_of::<SampleHeader>() == 32);
+const _: () = assert!(size_of::<SampleRecord>() == 160 && align_of::<SampleRecord>() == 8);
