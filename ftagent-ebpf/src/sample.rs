@@ -1,0 +1,91 @@
+//! The sampler: packet prefixes into the ring buffer, with what was decided about them.
+#![expect(unsafe_code, reason = "fills the ring buffer's memory in place")]
+
+use aya_ebpf::{
+    bindings::{BPF_RB_NO_WAKEUP, xdp_md},
+    helpers::generated::bpf_get_smp_processor_id,
+    programs::XdpContext,
+};
+use ftagent_common::{
+    parse::Facts,
+    sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
+};
+
+use crate::{
+    maps::{self, Counters, SAMPLES},
+    packet::XdpPacket,
+};
+
+/// Takes a sample.
+#[inline(always)]
+pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8) {
+    let decided = Decided { class: facts.class as u8, verdict: action as u8, reason };
+    ftagent_sample(packet.context(), facts.wire, decided.to_bits());
+}
+
+/// What was decided about a packet, as it crosses the call.
+#[derive(Clone, Copy)]
+struct Decided {
+    class: u8,
+    verdict: u8,
+    reason: u8,
+}
+
+impl Decided {
+    #[inline(always)]
+    fn to_bits(self) -> u32 {
+        u32::from_le_bytes([self.class, self.verdict, self.reason, 0])
+    }
+
+    #[inline(always)]
+    fn from_bits(bits: u32) -> Self {
+        let [class, verdict, reason, _] = bits.to_le_bytes();
+        Self { class, verdict, reason }
+    }
+}
+
+/// Writes a sample; a global function, because few packets come here and the datapath is
+/// compiled once for each family. The daemon is not woken: it drains the ring at every tick.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32) -> u32 {
+    let Some(counters) = Counters::of_this_cpu() else { return 0 };
+    let context = XdpContext::new(ctx);
+    let (packet, decided) = (XdpPacket::new(&context, None), Decided::from_bits(decided));
+    let Some(stride) = counters.draw(decided.class as u32) else { return 0 };
+    let Some(mut entry) = SAMPLES.reserve(0) else {
+        counters.count_sample(false);
+        return 0;
+    };
+    let record: *mut SampleRecord = entry.as_mut_ptr();
+    // The copy crosses into multi-buffer parts, so the length on the wire is the bound.
+    let captured = wire.min(SAMPLE_BYTES as u32);
+    // SAFETY: `record` is reserved memory of the record's size, written field by field; the copy
+    // is at most `SAMPLE_BYTES` long.
+    let copied = unsafe {
+        (&raw mut (*record).header).write(SampleHeader {
+            time_ns: maps::now_ns(),
+            wire_bytes: wire,
+            stride,
+            captured: captured as u16,
+            slot: maps::slot() as u16,
+            class: decided.class,
+            verdict: decided.verdict,
+            reason: decided.reason,
+            _pad: 0,
+            rule: 0,
+            cpu: bpf_get_smp_processor_id(),
+        });
+        // 1 to 128 by arithmetic: comparisons would be proven on another register than the one
+        // that the helper gets.
+        let bytes = ((captured.wrapping_sub(1)) & (SAMPLE_BYTES as u32 - 1)) + 1;
+        packet.copy_to((&raw mut (*record).data).cast(), bytes)
+    };
+    if copied {
+        entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    } else {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    counters.count_sample(copied);
+    0
+}
