@@ -1,0 +1,111 @@
+//! The configuration as it is written. Defaults live here and nowhere else.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AttachMode, LogFormat, LogLevel, MitigationMode};
+
+macro_rules! sections {
+    ($($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty = $default:expr,)* })*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields, expecting = "a table")]
+        #[expect(missing_docs, reason = "`reference` documents every key, and a test holds it to that")]
+        pub struct $name { $(pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    )*};
+}
+
+sections! {
+    /// The whole file.
+    Raw {
+        interfaces: RawInterfaces = RawInterfaces::default(),
+        paths: RawPaths = RawPaths::default(),
+        metrics: RawMetrics = RawMetrics::default(),
+        block: RawBlock = RawBlock::default(),
+        feed: RawFeedPolicy = RawFeedPolicy::default(),
+        lists: RawLists = RawLists::default(),
+        services: RawServices = RawServices::default(),
+        sampling: RawSampling = RawSampling::default(),
+        probation: RawProbation = RawProbation::default(),
+        mitigation: RawMitigation = RawMitigation::default(),
+        log: RawLog = RawLog::default(),
+        feeds: Vec<RawFeed> = Vec::new(),
+    }
+
+    /// `[interfaces]`
+    RawInterfaces {
+        names: Vec<String> = vec!["auto".into()],
+        mode: AttachMode = AttachMode::default(),
+    }
+
+    /// `[paths]`
+    RawPaths {
+        bpffs: String = "/sys/fs/bpf/ftagent".into(),
+        state: String = "/var/lib/ftagent".into(),
+        socket: String = "/run/ftagent/control.sock".into(),
+    }
+
+    /// `[metrics]`
+    RawMetrics {
+        enabled: bool = true,
+        listen: String = "127.0.0.1:9464".into(),
+    }
+
+    /// `[block]`
+    RawBlock {
+        default_duration: String = "1h".into(),
+        max_duration: String = "30d".into(),
+    }
+
+    /// `[feed]`
+    RawFeedPolicy {
+        ttl: String = "1h".into(),
+        reload_interval: String = "2s".into(),
+    }
+
+    /// `[lists]`
+    RawLists {
+        allow: Vec<String> = Vec::new(),
+        block: Vec<String> = Vec::new(),
+    }
+
+    /// `[services]`
+    RawServices {
+        udp: Vec<i64> = Vec::new(),
+        detect: bool = true,
+    }
+
+    /// `[sampling]`
+    RawSampling {
+        rate_pps: i64 = 2000,
+        burst: i64 = 32,
+    }
+
+    /// `[probation]`
+    RawProbation {
+        enabled: bool = true,
+        window: String = "10s".into(),
+    }
+
+    /// `[mitigation]`
+    RawMitigation {
+        mode: MitigationMode = MitigationMode::default(),
+    }
+
+    /// `[log]`
+    RawLog {
+        level: LogLevel = LogLevel::default(),
+        format: LogFormat = LogFormat::default(),
+    }
+
+    /// An element of `[[feeds]]`; an empty field was not written.
+    RawFeed {
+        name: String = String::new(),
+        path: String = String::new(),
+    }
+}

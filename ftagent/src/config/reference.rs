@@ -1,0 +1,345 @@
+//! Every key, its type, default, unit and meaning: `ftagent config default` and `docs/CONFIG.md`
+//! are written from this table, and unknown keys are told by it.
+
+use std::fmt::Write as _;
+
+use super::raw::{Raw, RawFeed};
+
+/// A section of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Its name; that of an array of tables ends in `[]`.
+    pub name: &'static str,
+    /// What it is about.
+    pub doc: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// A key of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The TOML path; `feeds[].name` for the elements of an array of tables.
+    pub path: &'static str,
+    /// The type, as a noun with its article.
+    pub kind: &'static str,
+    /// The unit; empty where there is none.
+    pub unit: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// A value for keys without a default; empty otherwise.
+    pub sample: &'static str,
+}
+
+const fn row(path: &'static str, kind: &'static str, unit: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, unit, doc, sample: "" }
+}
+
+const DURATION: &str = "a duration";
+const SWITCH: &str = "true or false";
+const TEXT: &str = "a string";
+const NUMBER: &str = "a number";
+const PREFIXES: &str = "a list of addresses and prefixes";
+
+/// The whole file, in the order in which it is printed.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        name: "interfaces",
+        doc: "Where the agent attaches.",
+        keys: &[
+            row(
+                "interfaces.names",
+                "a list of strings",
+                "",
+                "The interfaces to protect, at most 16. \"auto\" is the interface of the default route. For a \
+                 bond name its slaves, for a VLAN device its parent: `ftagent doctor` says which.",
+            ),
+            row(
+                "interfaces.mode",
+                "\"native\" or \"generic\"",
+                "",
+                "\"native\" runs in the driver and fails where the driver cannot. \"generic\" works with every \
+                 driver, several times slower; it is never chosen silently.",
+            ),
+        ],
+    },
+    Section {
+        name: "paths",
+        doc: "Where things are kept. All paths are absolute.",
+        keys: &[
+            row("paths.bpffs", TEXT, "", "Directory for pinned maps and links; it lies on a BPF file system."),
+            row("paths.state", TEXT, "", "Directory for what outlives a restart."),
+            row("paths.socket", TEXT, "", "The control socket that the command line talks to."),
+        ],
+    },
+    Section {
+        name: "metrics",
+        doc: "The listener for /metrics (Prometheus) and /healthz.",
+        keys: &[
+            row("metrics.enabled", SWITCH, "", "Whether the agent listens."),
+            row(
+                "metrics.listen",
+                "an address and a port",
+                "",
+                "Where it listens: a loopback address. Port 0 takes a free one, which the log names.",
+            ),
+        ],
+    },
+    Section {
+        name: "block",
+        doc: "How long blocks last that operators make.",
+        keys: &[
+            row("block.default_duration", DURATION, "", "The duration of a block for which none is given."),
+            row("block.max_duration", DURATION, "", "The longest that may be asked for; at most 365 days."),
+        ],
+    },
+    Section {
+        name: "feed",
+        doc: "How block-list files are treated.",
+        keys: &[
+            row(
+                "feed.ttl",
+                DURATION,
+                "",
+                "How long feed entries go on being dropped once the daemon is gone. While it lives it renews them.",
+            ),
+            row("feed.reload_interval", DURATION, "", "How often the files are looked at for changes."),
+        ],
+    },
+    Section {
+        name: "lists",
+        doc: "Entries that hold for as long as they are written here. IPv4 prefixes are /8 or longer, IPv6 /16.",
+        keys: &[
+            row("lists.allow", PREFIXES, "", "Never dropped, whatever else says so."),
+            row("lists.block", PREFIXES, "", "Always dropped, unless allowed."),
+        ],
+    },
+    Section {
+        name: "services",
+        doc: "The UDP services of this host: traffic to them is not mistaken for reflected answers.",
+        keys: &[
+            row("services.udp", "a list of ports", "", "Ports that are services even while nothing listens on them."),
+            row("services.detect", SWITCH, "", "Whether the ports on which this host listens count as well."),
+        ],
+    },
+    Section {
+        name: "sampling",
+        doc: "How many packets the kernel shows to the daemon. Counters are exact and not affected.",
+        keys: &[
+            row(
+                "sampling.rate_pps",
+                NUMBER,
+                "samples per second",
+                "The rate to aim at, over all classes and CPUs, 1 to 1000000.",
+            ),
+            row(
+                "sampling.burst",
+                NUMBER,
+                "samples",
+                "The most of one class on one CPU in one jiffy (1 to 10 ms), 1 to 65536.",
+            ),
+        ],
+    },
+    Section {
+        name: "probation",
+        doc: "The agent detaches again where attaching silences an interface.",
+        keys: &[
+            row("probation.enabled", SWITCH, "", "Whether it does."),
+            row("probation.window", DURATION, "", "How long the silence is watched; 1 s to 10 min."),
+        ],
+    },
+    Section {
+        name: "mitigation",
+        doc: "What the agent may do by itself. Block lists are enforced in every mode.",
+        keys: &[row(
+            "mitigation.mode",
+            "\"auto\", \"observe\" or \"enforce\"",
+            "",
+            "\"auto\" observes while the node is unknown and enforces once its baseline is trusted. \"observe\" \
+             decides and drops nothing. \"enforce\" acts at once.",
+        )],
+    },
+    Section {
+        name: "log",
+        doc: "The agent's own log, on standard error.",
+        keys: &[
+            row(
+                "log.level",
+                "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+                "",
+                "The least severe level that is written.",
+            ),
+            row("log.format", "\"text\" or \"json\"", "", "Lines for people, or one JSON object per line."),
+        ],
+    },
+    Section {
+        name: "feeds[]",
+        doc: "A block-list file, one address or prefix per line, comments after # or ;. Repeat the section for \
+              each file. A file that changes by more than half is held until `ftagent feeds confirm NAME`.",
+        keys: &[
+            Key { sample: "\"drop\"", ..row("feeds[].name", TEXT, "", "Its name: a-z, 0-9, _ and -.") },
+            Key { sample: "\"/etc/ftagent/drop.txt\"", ..row("feeds[].path", TEXT, "", "The file.") },
+        ],
+    },
+];
+
+impl Key {
+    /// Returns the name without its section.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// Returns the default as TOML writes it; `None` where the key must be written.
+    pub fn default_value(&self) -> Option<String> {
+        defaults().get(self.path).map(ToString::to_string)
+    }
+
+    /// Returns the default, or a sample value where there is none.
+    pub fn example(&self) -> String {
+        self.default_value().unwrap_or_else(|| self.sample.to_owned())
+    }
+}
+
+/// Returns the defaults by path.
+fn defaults() -> std::collections::BTreeMap<String, toml::Value> {
+    leaves(&Raw::default(), "")
+}
+
+/// Returns what serialises below a prefix, by path; elements of empty arrays of tables are none.
+fn leaves<T: serde::Serialize>(value: &T, prefix: &str) -> std::collections::BTreeMap<String, toml::Value> {
+    let mut leaves = std::collections::BTreeMap::new();
+    let mut pending = vec![(prefix.to_owned(), toml::Value::try_from(value).ok())];
+    while let Some((path, value)) = pending.pop() {
+        match value {
+            Some(toml::Value::Table(table)) => pending.extend(
+                table
+                    .into_iter()
+                    .map(|(key, value)| (if path.is_empty() { key } else { format!("{path}.{key}") }, Some(value))),
+            ),
+            Some(value) => drop(leaves.insert(path, value)),
+            None => {}
+        }
+    }
+    leaves
+}
+
+/// Returns every path that the raw types know, `feeds` as its elements.
+pub fn raw_paths() -> Vec<String> {
+    let mut paths: Vec<String> = defaults().into_keys().filter(|path| path != "feeds").collect();
+    paths.extend(leaves(&RawFeed::default(), "feeds[]").into_keys());
+    paths
+}
+
+/// Returns every key.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|section| section.keys)
+}
+
+/// Returns a path with its indices taken out: `feeds[1].name` becomes `feeds[].name`; that of an
+/// element of a list is that of the list.
+pub fn plain(path: &str) -> String {
+    let mut plain = String::with_capacity(path.len());
+    for (i, part) in path.split('.').enumerate() {
+        let part = part.split_once('[').map_or(part, |(name, _)| name);
+        if i > 0 {
+            plain.push('.');
+        }
+        plain.push_str(part);
+        if i == 0 && SECTIONS.iter().any(|section| section.name.strip_suffix("[]") == Some(part)) {
+            plain.push_str("[]");
+        }
+    }
+    plain
+}
+
+/// Returns the key at a path; indices do not matter.
+pub fn key(path: &str) -> Option<&'static Key> {
+    let plain = plain(path);
+    keys().find(|key| key.path == plain)
+}
+
+/// Returns whether a path is a key or a section.
+pub fn knows(path: &str) -> bool {
+    let plain = plain(path);
+    SECTIONS.iter().any(|section| section.name == plain) || key(path).is_some()
+}
+
+/// Returns every path that can be written: sections and keys, without indices.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    SECTIONS.iter().map(|section| section.name).chain(keys().map(|key| key.path))
+}
+
+/// Returns the commented file with every key at its default, which `ftagent config default`
+/// prints.
+pub fn default_text() -> String {
+    let mut text = String::from(
+        "# ftagent configuration. Every key has a default, shown here; keys that are left out keep it.\n\
+         # After a change: `ftagent config check`, then `systemctl reload ftagent`.\n",
+    );
+    for section in SECTIONS {
+        text.push('\n');
+        comment(&mut text, section.doc);
+        let (open, close, mark) = match section.name.strip_suffix("[]") {
+            Some(_) => ("[[", "]]", "#"),
+            None => ("[", "]", ""),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{mark}{open}{}{close}", section.name.trim_end_matches("[]"));
+        for key in section.keys {
+            let unit = if key.unit.is_empty() { String::new() } else { format!(" Unit: {}.", key.unit) };
+            comment(&mut text, &format!("{} ({}.{unit})", key.doc, capital(key.kind)));
+            let _ = writeln!(text, "{mark}{} = {}", key.name(), key.example());
+        }
+    }
+    text
+}
+
+/// Appends a comment, wrapped at 100 columns.
+fn comment(text: &mut String, doc: &str) {
+    let mut width = usize::MAX;
+    for word in doc.split_whitespace() {
+        if width.saturating_add(word.len() + 1) > 100 {
+            if width != usize::MAX {
+                text.push('\n');
+            }
+            text.push('#');
+            width = 1;
+        }
+        text.push(' ');
+        text.push_str(word);
+        width += word.len() + 1;
+    }
+    text.push('\n');
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Returns the reference as Markdown: `docs/CONFIG.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Written by the code (`ftagent/src/config/reference.rs`); change it there.\n\n\
+         The file is `/etc/ftagent/ftagent.toml`. Every key has a default, so an empty file is valid. A key that is \
+         not known is an error that names the line and the nearest known key. Durations are a number and a unit: \
+         `500ms`, `10m`, `1h 30m`, `30d`. `ftagent config check` checks a file, `ftagent config default` prints one \
+         with every key, SIGHUP makes the daemon read it again: it takes the new one as a whole, or keeps the old \
+         one and says why.\n",
+    );
+    for section in SECTIONS {
+        let title = match section.name.strip_suffix("[]") {
+            Some(name) => format!("[[{name}]]"),
+            None => format!("[{}]", section.name),
+        };
+        let _ = write!(text, "\n## `{title}`\n\n{}\n\n", section.doc);
+        text.push_str("| Key | Type | Default | Unit | Meaning |\n|---|---|---|---|---|\n");
+        for key in section.keys {
+            let default =
+                key.default_value().map_or_else(|| "must be written".to_owned(), |value| format!("`{value}`"));
+            let _ = writeln!(text, "| `{}` | {} | {default} | {} | {} |", key.name(), key.kind, key.unit, key.doc);
+        }
+    }
+    text
+}

@@ -1,0 +1,138 @@
+//! What an operator meets when a configuration is right, and when it is not.
+
+use std::time::Duration;
+
+use super::*;
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(text, "t.toml") {
+        Ok(_) => Vec::new(),
+        Err(error) => error.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+#[test]
+fn an_empty_file_is_the_default_and_the_default_is_valid() {
+    let mut found = Vec::new();
+    let config = check::checked(raw::Raw::default(), &mut found);
+    assert_eq!(found, []);
+    assert_eq!(Config::parse("", "t").unwrap(), config);
+    assert_eq!(config.block.max_duration, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.interfaces.names, [InterfaceName::Auto]);
+}
+
+#[test]
+fn the_printed_default_is_the_default() {
+    let text = reference::default_text();
+    assert_eq!(Config::parse(&text, "default").unwrap(), Config::default());
+    let with_feed = text.replace("#[[feeds]]", "[[feeds]]").replace("#name", "name").replace("#path", "path");
+    assert_eq!(Config::parse(&with_feed, "default").unwrap().feeds.len(), 1);
+    assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+}
+
+#[test]
+fn every_key_is_in_the_reference_and_back() {
+    let mut raw = reference::raw_paths();
+    let mut documented: Vec<String> = reference::keys().map(|key| key.path.to_owned()).collect();
+    raw.sort();
+    documented.sort();
+    assert_eq!(raw, documented);
+    for section in reference::SECTIONS {
+        assert!(section.keys.iter().all(|key| key.path.starts_with(&format!("{}.", section.name))));
+        assert!(!section.doc.is_empty() && section.keys.iter().all(|key| !key.doc.is_empty() && !key.kind.is_empty()));
+    }
+    assert!(reference::keys().all(|key| key.default_value().is_some() || !key.sample.is_empty()));
+}
+
+/// `FTAGENT_BLESS=1 cargo test -p ftagent config` writes the file.
+#[test]
+fn the_documentation_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CONFIG.md");
+    if std::env::var_os("FTAGENT_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, reference::markdown()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, reference::markdown(), "run FTAGENT_BLESS=1 cargo test -p ftagent the_documentation");
+}
+
+/// One mistake per row: the text, and what the one line about it must contain.
+const MISTAKES: &[(&str, &[&str])] = &[
+    ("\n[metrics]\nlisen = \"127.0.0.1:1\"", &["t.toml:3:", "`metrics.lisen`", "did you mean `metrics.listen`?"]),
+    ("[metric]\nenabled = true", &["t.toml:1:", "did you mean `metrics`?"]),
+    ("reload_interval = \"2s\"", &["t.toml:1:", "did you mean `feed.reload_interval`?"]),
+    ("zebra = 1", &["t.toml:1:", "`zebra`", "ftagent config default"]),
+    ("[[feeds]]\nname = \"a\"\npaht = \"/x\"\npath = \"/x\"", &["t.toml:3:", "`feeds[0].paht`", "`feeds[].path`"]),
+    ("[metrics]\nlisten = 9464", &["t.toml:2:", "`metrics.listen`", "integer", "127.0.0.1:9464"]),
+    ("metrics = 3", &["t.toml:1:", "`metrics`", "a table", "[metrics]"]),
+    ("[metrics]\n\nlisten = \"0.0.0.0:9464\"", &["t.toml:3:", "not a loopback", "127.0.0.1:9464"]),
+    ("[metrics]\nlisten = \"here\"", &["t.toml:2:", "not an address and a port"]),
+    ("[interfaces]\nmode = \"natve\"", &["t.toml:2:", "unknown variant `natve`", "native"]),
+    ("[interfaces]\nnames = []", &["t.toml:2:", "is empty", "auto"]),
+    ("[interfaces]\nnames = [\"eth0\", \"eth0\"]", &["t.toml:2:", "`interfaces.names[1]`", "twice"]),
+    ("[interfaces]\nnames = [\"eth0/1\"]", &["`interfaces.names[0]`", "cannot be the name"]),
+    ("[block]\ndefault_duration = \"ten\"", &["t.toml:2:", "not a duration", "10m"]),
+    ("[block]\ndefault_duration = \"31d\"", &["t.toml:2:", "longer than `block.max_duration` (30d)"]),
+    ("[block]\nmax_duration = \"0s\"", &["t.toml:2:", "out of range", "from 1s to"]),
+    ("[feed]\nttl = \"10s\"\nreload_interval = \"1m\"", &["t.toml:2:", "not longer than"]),
+    ("[[feeds]]\nname = \"a\"", &["t.toml:1:", "`feeds[0].path`", "is missing"]),
+    ("[[feeds]]\nname = \"A b\"\npath = \"/x\"", &["t.toml:2:", "is not a name", "a-z"]),
+    ("[[feeds]]\nname=\"a\"\npath=\"/x\"\n[[feeds]]\nname=\"a\"\npath=\"/y\"", &["t.toml:5:", "`feeds[1].name`"]),
+    ("[paths]\nstate = \"var\"", &["t.toml:2:", "not an absolute path"]),
+    ("[lists]\nblock = [\n  \"192.0.2.0/24\",\n  \"0.0.0.0/0\",\n]", &["t.toml:4:", "`lists.block[1]`", "at least /8"]),
+    ("[lists]\nallow = [\"::/0\"]", &["t.toml:2:", "/16"]),
+    ("[lists]\nblock = [\"192.0.2.7/24\"]", &["host bits", "192.0.2.0/24"]),
+    ("[lists]\nblock = [\"192.0.2\"]", &["not an address or prefix"]),
+    ("[lists]\nblock = [\"192.0.2.1\"]\nallow = [\"192.0.2.1/32\"]", &["t.toml:2:", "`lists.allow` too"]),
+    ("[services]\nudp = [53, 65536]", &["t.toml:2:", "`services.udp[1]`", "65536 is not a port"]),
+    ("[services]\nudp = [53, \"dns\"]", &["t.toml:2:", "`services.udp[1]`", "a list of ports"]),
+    ("[sampling]\nrate_pps = -1", &["t.toml:2:", "out of range", "1 to 1000000"]),
+    ("[log\nlevel = 1", &["t.toml:1:"]),
+    ("[log]\nlevel = \"info\"\nlevel = \"warn\"", &["t.toml:3:", "duplicate"]),
+];
+
+#[test]
+fn every_mistake_names_place_and_remedy() {
+    for (text, expected) in MISTAKES {
+        let lines = problems(text);
+        assert_eq!(lines.len(), 1, "{text}\n{lines:#?}");
+        for part in *expected {
+            assert!(lines[0].contains(part), "{text}\nlacks {part:?}: {}", lines[0]);
+        }
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_the_file() {
+    let text =
+        "color = 1\n[metrics]\nenabled = \"yes\"\nlisten = \"::\"\n[block]\nmax_duration = 7\n[log]\nlevel = \"loud\"";
+    let lines = problems(text);
+    let numbers: Vec<&str> = lines.iter().filter_map(|line| line.split(':').nth(1)).collect();
+    assert_eq!(numbers, ["1", "3", "4", "6", "8"], "{lines:#?}");
+}
+
+#[test]
+fn a_table_of_a_scenario_is_read_without_lines() {
+    let table: toml::Table = "[mitigation]\nmode = \"enforce\"".parse().unwrap();
+    assert_eq!(Config::from_table(table).unwrap().mitigation.mode, MitigationMode::Enforce);
+    let table: toml::Table = "[mitigation]\nmod = \"enforce\"".parse().unwrap();
+    let error = Config::from_table(table).unwrap_err().to_string();
+    assert!(error.starts_with("[config]: `mitigation.mod`"), "{error}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_only_where_it_was_named() {
+    let error = Config::load(Some(Path::new("/nonexistent/ftagent.toml"))).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/ftagent.toml") && error.contains("ftagent config default"), "{error}");
+}
+
+#[test]
+fn the_socket_is_found_in_a_file_that_is_otherwise_broken() {
+    let paths = "[paths]\nsocket = \"/tmp/s\"\n";
+    for rest in ["", "[lists]\nblok = 7\n", "[lists]\nblock = [\"x\"]\n", "[lists\n", "[lists]\nblock = [\"\n"] {
+        assert_eq!(read::socket(&format!("{paths}{rest}")).as_deref(), Some("/tmp/s"), "{rest}");
+    }
+    for text in ["", "[paths]\n", "[paths]\nsocket = 7\n", "paths = 7\n"] {
+        assert_eq!(read::socket(text), None, "{text}");
+    }
+}
