@@ -1,0 +1,311 @@
+//! The entries that operators blocked or allowed: why, by whom, until when.
+//!
+//! The kernel knows prefixes and expiries; this store knows the rest, keeps it in a file, and
+//! puts the entries back after a reboot. Every block entry expires: nothing is dropped for ever.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::bpf::{
+    LoadError,
+    clock::JiffyClock,
+    lists::{Lists, Which},
+};
+
+/// Where an entry in the kernel came from, as its `origin` number.
+pub mod origin {
+    /// An operator's command.
+    pub const OPERATOR: u32 = 0;
+    /// The configuration's `lists`. Feeds count from 2.
+    pub const CONFIG: u32 = 1;
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+    /// Who: login name and uid of the caller.
+    pub by: String,
+    /// When it was made, seconds since the epoch.
+    pub since_unix: u64,
+    /// When it ends, seconds since the epoch; `None`: it does not (allow entries only).
+    pub expires_unix: Option<u64>,
+}
+
+/// What is kept on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    /// Format of this file.
+    version: u32,
+    block: BTreeMap<IpNet, Record>,
+    allow: BTreeMap<IpNet, Record>,
+}
+
+const VERSION: u32 = 1;
+
+/// Why the store could not be read or written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file could not be read or written.
+    #[error("{}: {what}", path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file is not ours, or damaged. It was set aside and the entries in the kernel kept.
+    #[error("{} is damaged and was set aside as {}: {problem}", path.display(), aside.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where it is now.
+        aside: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] LoadError),
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    saved: Saved,
+    /// Why the file is behind what is in force.
+    unsaved: Option<String>,
+}
+
+/// An entry as it is listed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Seconds until it ends.
+    pub remaining_s: Option<u64>,
+    /// Seconds since it last matched a packet; `None`: never.
+    pub last_match_s: Option<u64>,
+}
+
+impl Store {
+    /// Reads the file in the state directory. A damaged one is set aside: the store is then
+    /// empty, and the second value says what happened.
+    ///
+    /// # Errors
+    /// Where the file exists and cannot be read.
+    pub fn open(state: &Path) -> Result<(Self, Option<StoreError>), StoreError> {
+        let path = state.join("lists.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Self { path, saved: Saved { version: VERSION, ..Saved::default() }, unsaved: None }, None));
+            }
+            Err(source) => return Err(StoreError::Io { what: "reading", path, source }),
+        };
+        let problem = match serde_json::from_str::<Saved>(&text) {
+            Ok(saved) if saved.version == VERSION => return Ok((Self { path, saved, unsaved: None }, None)),
+            Ok(saved) => format!("its version is {}, wanted {VERSION}", saved.version),
+            Err(error) => error.to_string(),
+        };
+        let aside = path.with_extension(format!("damaged-{}", unix(SystemTime::now())));
+        fs::rename(&path, &aside).map_err(|source| StoreError::Io {
+            what: "setting aside",
+            path: path.clone(),
+            source,
+        })?;
+        let damage = StoreError::Damaged { path: path.clone(), aside, problem };
+        Ok((Self { path, saved: Saved { version: VERSION, ..Saved::default() }, unsaved: None }, Some(damage)))
+    }
+
+    fn list(&mut self, which: Which) -> &mut BTreeMap<IpNet, Record> {
+        match which {
+            Which::Block => &mut self.saved.block,
+            Which::Allow => &mut self.saved.allow,
+        }
+    }
+
+    /// Brings the kernel's lists in line with the store: puts entries in that have not expired,
+    /// and adopts entries that only the kernel knows. Returns how many of each.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. For the file see [`Self::unsaved`].
+    pub fn reconcile(&mut self, lists: &mut Lists, clock: &JiffyClock) -> Result<(usize, usize), StoreError> {
+        let now = unix(SystemTime::now());
+        let (mut restored, mut adopted) = (0, 0);
+        for which in [Which::Block, Which::Allow] {
+            self.list(which).retain(|_, record| record.expires_unix.is_none_or(|expires| expires > now));
+            for (net, entry) in lists.entries(which)? {
+                let left = clock.until(entry.expires);
+                if left.is_zero() {
+                    lists.remove(which, net)?;
+                    continue;
+                }
+                let known = self.list(which);
+                if entry.origin == origin::OPERATOR && !known.contains_key(&net) {
+                    let expires_unix = (entry.expires != u64::MAX).then(|| now + left.as_secs());
+                    let reason = "found in the kernel; its record is lost".to_owned();
+                    known.insert(net, Record { reason, by: String::new(), since_unix: now, expires_unix });
+                    adopted += 1;
+                }
+            }
+            for (net, record) in self.list(which).clone() {
+                if lists.get(which, net).is_none() {
+                    lists.insert(which, net, jiffy(record.expires_unix, now, clock), origin::OPERATOR)?;
+                    restored += 1;
+                }
+            }
+        }
+        self.keep();
+        Ok((restored, adopted))
+    }
+
+    /// Adds or replaces an entry, in the kernel first.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. For the file see [`Self::unsaved`].
+    pub fn add(
+        &mut self,
+        lists: &mut Lists,
+        clock: &JiffyClock,
+        which: Which,
+        net: IpNet,
+        lasts: Option<Duration>,
+        (reason, by): (String, String),
+    ) -> Result<Record, StoreError> {
+        let now = unix(SystemTime::now());
+        let expires = lasts.map_or(u64::MAX, |lasts| clock.after(lasts));
+        lists.insert(which, net, expires, origin::OPERATOR)?;
+        let expires_unix = lasts.map(|lasts| now + lasts.as_secs().max(1));
+        let record = Record { reason, by, since_unix: now, expires_unix };
+        self.list(which).insert(net, record.clone());
+        self.keep();
+        Ok(record)
+    }
+
+    /// Removes an entry; returns whether there was one.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. For the file see [`Self::unsaved`].
+    pub fn remove(&mut self, lists: &mut Lists, which: Which, net: IpNet) -> Result<bool, StoreError> {
+        let in_kernel = lists.remove(which, net)?;
+        let in_store = self.list(which).remove(&net).is_some();
+        if in_store {
+            self.keep();
+        }
+        Ok(in_kernel || in_store)
+    }
+
+    /// Returns the entries that cover an address or prefix without being it.
+    pub fn covering(&self, which: Which, net: IpNet) -> Vec<IpNet> {
+        let list = match which {
+            Which::Block => &self.saved.block,
+            Which::Allow => &self.saved.allow,
+        };
+        list.keys().filter(|known| **known != net && known.contains(&net)).copied().collect()
+    }
+
+    /// Forgets what has expired; returns how many entries that were.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. For the file see [`Self::unsaved`].
+    pub fn sweep(&mut self, lists: &mut Lists) -> Result<usize, StoreError> {
+        let now = unix(SystemTime::now());
+        let mut swept = 0;
+        for which in [Which::Block, Which::Allow] {
+            let list = self.list(which);
+            let over: Vec<IpNet> =
+                list.iter().filter(|(_, r)| r.expires_unix.is_some_and(|e| e < now)).map(|(net, _)| *net).collect();
+            for net in over {
+                lists.remove(which, net)?;
+                self.list(which).remove(&net);
+                swept += 1;
+            }
+        }
+        if swept > 0 || self.unsaved.is_some() {
+            self.keep();
+        }
+        Ok(swept)
+    }
+
+    /// Returns how many entries a list has.
+    pub fn len(&self, which: Which) -> usize {
+        match which {
+            Which::Block => self.saved.block.len(),
+            Which::Allow => self.saved.allow.len(),
+        }
+    }
+
+    /// Returns the entries of a list, with what the kernel knows of each.
+    pub fn listed(&self, which: Which, lists: &Lists, clock: &JiffyClock) -> Vec<Listed> {
+        let list = match which {
+            Which::Block => &self.saved.block,
+            Which::Allow => &self.saved.allow,
+        };
+        let now = clock.now();
+        let listed = |(net, record): (&IpNet, &Record)| {
+            let entry = lists.get(which, *net);
+            let left = entry.filter(|e| e.expires != u64::MAX).map(|e| clock.until(e.expires).as_secs());
+            // The low 32 bits of a jiffy: ages up to 2^32 ticks come out right.
+            let last = entry.filter(|e| e.last_match != 0);
+            let last_match_s = last.map(|e| u64::from((now as u32).wrapping_sub(e.last_match)) / clock.hz());
+            Listed { prefix: *net, record: record.clone(), remaining_s: left, last_match_s }
+        };
+        list.iter().map(listed).collect()
+    }
+
+    /// Returns why the file is behind what is in force, if it is; every sweep tries again.
+    pub fn unsaved(&self) -> Option<&str> {
+        self.unsaved.as_deref()
+    }
+
+    /// Writes the file. Where that fails (a full disk), what is in force stays in force: the
+    /// kernel keeps it over a restart, and only a reboot would lose it.
+    fn keep(&mut self) {
+        let failed = self.save().err().map(|error| crate::chain(&error));
+        if let Some(error) = failed.as_ref().filter(|_| self.unsaved.is_none()) {
+            tracing::error!(%error, "The lists could not be saved; they stay in force until a reboot.");
+        }
+        self.unsaved = failed;
+    }
+
+    fn save(&self) -> Result<(), StoreError> {
+        let fail = |what| {
+            let path = self.path.clone();
+            move |source| StoreError::Io { what, path, source }
+        };
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(fail("making a temporary file beside it"))?;
+        let text = serde_json::to_vec_pretty(&self.saved).map_err(|e| fail("writing")(e.into()))?;
+        io::Write::write_all(&mut file, &text).map_err(fail("writing"))?;
+        file.as_file().sync_all().map_err(fail("writing"))?;
+        file.persist(&self.path).map_err(|error| fail("replacing")(error.error))?;
+        Ok(())
+    }
+}
+
+fn jiffy(expires_unix: Option<u64>, now_unix: u64, clock: &JiffyClock) -> u64 {
+    expires_unix.map_or(u64::MAX, |expires| clock.after(Duration::from_secs(expires.saturating_sub(now_unix))))
+}
+
+/// Returns seconds since the epoch.
+pub fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,161 @@
+//! What callers of the control socket ask for.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use serde_json::{Value, json, to_value};
+use tracing::{error, info, warn};
+
+use super::Agent;
+use crate::{
+    act::store::origin,
+    bpf::lists::Which,
+    config::Config,
+    feeds::Feeds,
+    serve::{
+        control::Caller,
+        protocol::{Answer, Entry, Request, Rules},
+    },
+};
+
+impl Agent {
+    /// Does what is asked. The second value says whether it was done.
+    pub(super) fn answer(&mut self, request: Request, caller: &Caller) -> (Answer, bool) {
+        match self.carry_out(request, caller) {
+            Ok(data) => (Answer::Done { data }, true),
+            Err(error) => (Answer::Refused { error: format!("{error:#}") }, false),
+        }
+    }
+
+    fn carry_out(&mut self, request: Request, caller: &Caller) -> Result<Value> {
+        match request {
+            Request::Status => Ok(to_value(self.status())?),
+            Request::Rules => Ok(to_value(self.rules())?),
+            Request::Block(entry) => self.block(entry, caller),
+            Request::Allow(entry) => self.allow(entry, caller),
+            Request::Unblock { prefix } => self.remove(Which::Block, prefix, caller),
+            Request::Unallow { prefix } => self.remove(Which::Allow, prefix, caller),
+            Request::ConfirmFeed { name } => self.confirm(&name, caller),
+            Request::Reload => self.reload().map(|()| Value::Null),
+            Request::Detach => self.detach(caller),
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            block: self.store.listed(Which::Block, &self.lists, &self.clock),
+            allow: self.store.listed(Which::Allow, &self.lists, &self.clock),
+            feeds: self.feeds.status().cloned().collect(),
+        }
+    }
+
+    fn block(&mut self, entry: Entry, caller: &Caller) -> Result<Value> {
+        let Entry { prefix, for_s, reason, force, ssh_client } = entry;
+        let prefix = prefix.trunc();
+        self.guard().check(prefix, ssh_client, force)?;
+        let longest = self.config.block.max_duration;
+        let lasts = for_s.map_or(self.config.block.default_duration, Duration::from_secs);
+        if lasts.is_zero() || lasts > longest {
+            let longest = humantime::format_duration(longest);
+            bail!(
+                "a block lasts between 1s and {longest} (`block.max_duration`): for longer, put {prefix} in a block-list file"
+            );
+        }
+        let who = (reason, caller.name.clone());
+        let record = self.store.add(&mut self.lists, &self.clock, Which::Block, prefix, Some(lasts), who)?;
+        info!(%prefix, by = %record.by, reason = %record.reason, seconds = lasts.as_secs(), "Blocked.");
+        Ok(json!({ "prefix": prefix, "for_s": lasts.as_secs(), "record": record }))
+    }
+
+    fn allow(&mut self, entry: Entry, caller: &Caller) -> Result<Value> {
+        let Entry { prefix, for_s, reason, force, ssh_client: _ } = entry;
+        let prefix = prefix.trunc();
+        if crate::config::too_short(&prefix) && !force {
+            bail!("{prefix} is wider than an allow entry may be (/8, /16 for IPv6): use `--force` if you mean it");
+        }
+        let lasts = for_s.map(Duration::from_secs);
+        let who = (reason, caller.name.clone());
+        let record = self.store.add(&mut self.lists, &self.clock, Which::Allow, prefix, lasts, who)?;
+        info!(%prefix, by = %record.by, reason = %record.reason, "Allowed.");
+        Ok(json!({ "prefix": prefix, "for_s": for_s, "record": record }))
+    }
+
+    fn remove(&mut self, which: Which, prefix: IpNet, caller: &Caller) -> Result<Value> {
+        let prefix = prefix.trunc();
+        if self.store.remove(&mut self.lists, which, prefix)? {
+            info!(%prefix, by = %caller.name, ?which, "Removed.");
+            return Ok(json!({ "prefix": prefix }));
+        }
+        let covering = self.store.covering(which, prefix);
+        let what = if which == Which::Block { "blocked" } else { "allowed" };
+        match covering.first() {
+            Some(wider) => bail!("{prefix} is not {what} by itself but by {wider}: remove that, or add an exception"),
+            None => bail!("{prefix} is not {what} by an operator: `ftagent rules` lists what is, feeds included"),
+        }
+    }
+
+    fn confirm(&mut self, name: &str, caller: &Caller) -> Result<Value> {
+        let change = self.feeds.confirm(name)?;
+        info!(by = %caller.name, feed = name, entries = change.entries, "A held block list was confirmed.");
+        let guard = self.guard();
+        self.publish_feeds(&guard)?;
+        Ok(json!({ "feed": name }))
+    }
+
+    fn detach(&mut self, caller: &Caller) -> Result<Value> {
+        warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on.");
+        let removed = self.pins.remove_all()?;
+        Ok(json!({ "removed": removed }))
+    }
+
+    /// Reads the configuration again and takes what can change while running, or nothing.
+    pub(super) fn reload(&mut self) -> Result<()> {
+        let config = Config::load(self.config_path.as_deref())?;
+        let fixed = [
+            ("interfaces", config.interfaces == self.config.interfaces),
+            ("paths", config.paths == self.config.paths),
+            ("metrics", config.metrics == self.config.metrics),
+            ("log", config.log == self.config.log),
+            ("sampling", config.sampling == self.config.sampling),
+        ];
+        for (section, same) in fixed {
+            if !same {
+                warn!(section, "A change in this section takes effect at the next start (no packet goes unfiltered).");
+            }
+        }
+        let old = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.apply_reloaded() {
+            error!(error = format!("{error:#}"), "Applying the new configuration failed; going back to the old one.");
+            self.config = old;
+            self.apply_reloaded()?;
+            return Err(error);
+        }
+        // What needs a restart keeps its old value until then.
+        let Config { interfaces, paths, metrics, log, sampling, .. } = old;
+        self.config = Config { interfaces, paths, metrics, log, sampling, ..self.config.clone() };
+        self.config_loaded = SystemTime::now();
+        Ok(())
+    }
+
+    fn apply_reloaded(&mut self) -> Result<()> {
+        self.feeds = Feeds::new(&self.config, &self.config.paths.state)?;
+        self.apply_static_lists()?;
+        self.refresh_services()?;
+        self.poll_feeds(true)
+    }
+
+    /// Makes the kernel's allow list agree with `lists.allow`. `lists.block` travels with the feeds.
+    pub(super) fn apply_static_lists(&mut self) -> Result<()> {
+        let wanted = &self.config.lists.allow;
+        for (prefix, entry) in self.lists.entries(Which::Allow)? {
+            if entry.origin == origin::CONFIG && !wanted.contains(&prefix) {
+                self.lists.remove(Which::Allow, prefix)?;
+            }
+        }
+        for prefix in wanted {
+            self.lists.insert(Which::Allow, *prefix, u64::MAX, origin::CONFIG)?;
+        }
+        Ok(())
+    }
+}

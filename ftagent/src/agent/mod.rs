@@ -1,0 +1,559 @@
+//! The agent: joins the kernel program, the poll loop, the lists and the surfaces, in one place.
+//!
+//! One thread owns everything that changes: it takes calls from the control socket, signals and
+//! a tick a second, one at a time. The poll loop and the metrics have threads of their own and
+//! never wait for it.
+
+mod commands;
+pub mod iface;
+mod report;
+
+use std::{
+    fs::File,
+    io,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, RingBuf};
+use ftagent_common::{
+    abi::{Sampling, maps},
+    class::CLASS_SLOTS,
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
+
+use self::iface::{Failures, Iface, State};
+use crate::{
+    act::store::{Store, origin, unix},
+    bpf::{
+        self,
+        attach::{Mode, Outcome},
+        base,
+        clock::JiffyClock,
+        counters::CounterReader,
+        lists::Lists,
+        load::{fd, open_map},
+        pins::Pins,
+        slots,
+    },
+    config::{AttachMode, Config, InterfaceName, Metrics},
+    feeds::{FeedEventKind, FeedState, Feeds},
+    sense::{
+        host::{Guard, HostFacts, HostRoot, udp_services},
+        poll::{Poll, Target},
+    },
+    serve::{
+        control::{Call, Control},
+        metrics::{self, Facts, Sources},
+    },
+};
+
+/// Everything the daemon owns.
+pub struct Agent {
+    config: Config,
+    config_path: Option<PathBuf>,
+    config_loaded: SystemTime,
+    pins: Pins,
+    ifaces: Vec<Iface>,
+    lists: Lists,
+    feeds: Feeds,
+    store: Store,
+    clock: JiffyClock,
+    failures: Failures,
+    sources: Arc<Sources>,
+    host: HostRoot,
+    facts: Option<(Instant, HostFacts)>,
+    service_ports: Vec<u16>,
+    started: Instant,
+    ticks: u64,
+    warnings: Vec<String>,
+    /// Held until the process ends, however it does.
+    _locks: [Flock<File>; 2],
+}
+
+/// Why the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// A signal asked it to; link and maps stay pinned and the kernel goes on enforcing.
+    Stopped,
+    /// `ftagent detach` asked it to; everything was removed.
+    Detached,
+}
+
+/// How old addresses and routes of this host may be when a block is checked against them.
+const FACTS_AGE: Duration = Duration::from_secs(10);
+/// Ticks (seconds) between looks at this host's listeners and the kernel's clocks.
+const SLOW_TICKS: u64 = 10;
+
+impl Agent {
+    /// Loads the datapath and restores the lists. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// Anything that would leave an interface unprotected; pins of an earlier daemon stay as they
+    /// are.
+    pub fn start(config: Config, config_path: Option<PathBuf>) -> Result<Self> {
+        check_privileges()?;
+        let host = HostRoot::default();
+        std::fs::create_dir_all(&config.paths.state)
+            .with_context(|| format!("creating the state directory {}", config.paths.state.display()))?;
+        let state_lock = lock_state(&config.paths.state)?;
+        let names = interface_names(&config, &host)?;
+        let pins = Pins::prepare(&config.paths.bpffs)?;
+        let pins_lock = lock(&config.paths.bpffs, File::open(&config.paths.bpffs), "the pins in")?;
+        let mode = match config.interfaces.mode {
+            AttachMode::Native => Mode::Native,
+            AttachMode::Generic => Mode::Generic,
+        };
+        let mut ifaces = load(&names, mode, &pins)?;
+        let first = ifaces.first_mut().context("no interface is configured")?;
+        let clock = JiffyClock::calibrate(&mut first.ebpf).context("reading the kernel's clocks")?;
+        let mut lists = Lists::open(&first.ebpf)?;
+        let (mut store, damage) = Store::open(&config.paths.state)?;
+        let mut warnings: Vec<String> = damage.iter().map(|damage| crate::chain(damage)).collect();
+        let (restored, adopted) = store.reconcile(&mut lists, &clock)?;
+        if restored + adopted > 0 {
+            info!(restored, adopted, "Block and allow entries were restored.");
+        }
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        warnings.truncate(8);
+        let feeds = Feeds::new(&config, &config.paths.state).context("opening the accepted feeds")?;
+        let failures = Failures::open(&config.paths.state);
+        let mut agent = Self {
+            config,
+            config_path,
+            config_loaded: SystemTime::now(),
+            pins,
+            ifaces,
+            lists,
+            feeds,
+            store,
+            clock,
+            failures,
+            sources: Arc::default(),
+            host,
+            facts: None,
+            service_ports: Vec::new(),
+            started: Instant::now(),
+            ticks: 0,
+            warnings,
+            _locks: [state_lock, pins_lock],
+        };
+        agent.set_sampling()?;
+        agent.apply_static_lists()?;
+        agent.poll_feeds(true)?;
+        agent.refresh_services()?;
+        Ok(agent)
+    }
+
+    /// Attaches, once nothing else is left that can fail and the lists are complete, and runs
+    /// until a signal or `ftagent detach` ends it.
+    ///
+    /// # Errors
+    /// Where a surface cannot be set up or an interface not be protected.
+    pub fn run(mut self) -> Result<Ended> {
+        let socket = self.config.paths.socket.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let control = Control::bind(&socket).map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    anyhow::anyhow!("another ftagent answers at {}: stop it first", socket.display())
+                }
+                _ => anyhow::Error::new(error).context(format!("listening at {}", socket.display())),
+            })?;
+            let listener = self.bind_metrics()?;
+            self.attach_all()?;
+            // Threads inherit what is left of the capabilities, so this comes before any.
+            match crate::privileges::drop_unneeded() {
+                Ok(kept) => info!(?kept, "Capabilities that are not needed any more were dropped."),
+                Err(error) => warn!(%error, "Capabilities could not be dropped."),
+            }
+            let shared = Arc::clone(&self.sources.shared);
+            let poll = self.poll()?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
+            self.publish_facts();
+            if let Some(listener) = listener {
+                let address = metrics::serve(listener, Arc::clone(&self.sources)).context("serving metrics")?;
+                info!(%address, "Metrics are served.");
+            }
+            let calls = control.serve();
+            notify(&[NotifyState::Ready]);
+            info!("Ready.");
+            let ended = self.serve(calls, &poll).await?;
+            notify(&[NotifyState::Stopping]);
+            shared.stop();
+            if poll.join().is_err() {
+                error!("The poll loop had panicked.");
+            }
+            Ok(ended)
+        })
+    }
+
+    fn bind_metrics(&self) -> Result<Option<TcpListener>> {
+        let Metrics { enabled, listen } = self.config.metrics;
+        let bind = || TcpListener::bind(listen).with_context(|| format!("serving metrics at {listen}"));
+        enabled.then(bind).transpose()
+    }
+
+    async fn serve(&mut self, mut calls: mpsc::Receiver<Call>, poll: &thread::JoinHandle<()>) -> Result<Ended> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => match self.reload() {
+                    Ok(()) => info!("The configuration was read again."),
+                    Err(error) => error!(error = format!("{error:#}"), "The configuration was not taken; the old one stays."),
+                },
+                call = calls.recv() => {
+                    let Some(call) = call else { bail!("the control socket's task ended") };
+                    let detach = call.request == crate::serve::protocol::Request::Detach;
+                    let (answer, done) = self.answer(call.request, &call.caller);
+                    self.publish_facts();
+                    // A caller that has hung up does not undo what was done.
+                    let _hung_up = call.answer.send(answer);
+                    if detach && done {
+                        // The answer needs a turn of the runtime to be written.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        return Ok(Ended::Detached);
+                    }
+                }
+                _ = second.tick() => {
+                    // Blind is worse than restarted: the kernel goes on enforcing meanwhile.
+                    if poll.is_finished() {
+                        bail!("the poll loop ended");
+                    }
+                    self.second();
+                }
+            }
+        }
+        info!("Stopping; the datapath stays attached and enforces what has not expired.");
+        Ok(Ended::Stopped)
+    }
+
+    /// What happens every second. Nothing in here may end the daemon.
+    fn second(&mut self) {
+        self.ticks += 1;
+        notify(&[NotifyState::Watchdog]);
+        self.lists.renew_feeds(self.clock.after(self.config.feed.ttl));
+        let window = self.config.probation.enabled.then_some(self.config.probation.window);
+        let snapshot = self.sources.shared.snapshot();
+        for iface in &mut self.ifaces {
+            let seen = snapshot.ifaces.iter().find(|s| s.slot == iface.slot).map_or(0, |s| s.total.seen());
+            iface::watch(iface, &self.pins, &mut self.failures, window, seen);
+        }
+        let every = self.config.feed.reload_interval.as_secs().max(1);
+        if self.ticks.is_multiple_of(every)
+            && let Err(error) = self.poll_feeds(false)
+        {
+            error!(error = format!("{error:#}"), "Replacing the feeds failed; the old ones stay in force.");
+        }
+        if self.ticks.is_multiple_of(SLOW_TICKS) {
+            self.slow();
+        }
+        self.publish_facts();
+    }
+
+    fn slow(&mut self) {
+        if let Some(first) = self.ifaces.first_mut()
+            && let Err(error) = self.clock.refresh(&mut first.ebpf)
+        {
+            warn!(error = crate::chain(&error), "Reading the kernel's clocks failed.");
+        }
+        if let Err(error) = self.store.sweep(&mut self.lists) {
+            warn!(
+                error = crate::chain(&error),
+                "Expired entries could not be removed; they count no more all the same."
+            );
+        }
+        if let Err(error) = self.refresh_services() {
+            warn!(
+                error = format!("{error:#}"),
+                "This host's UDP services could not be read; the last known ones stay."
+            );
+        }
+    }
+
+    fn attach_all(&mut self) -> Result<()> {
+        let mut fresh = Vec::new();
+        let mut reader = CounterReader::new().context("counting CPUs")?;
+        for iface in &mut self.ifaces {
+            // Pinned counters go on from an earlier life: those packets prove nothing.
+            let counted = reader.total(fd(&iface.ebpf, maps::COUNTERS)?, iface.slot).context("reading the counters")?;
+            let seen = counted.seen() + iface.base.seen();
+            if let Some(wait) = self.failures.wait(&iface.name).filter(|wait| !wait.is_zero()) {
+                let reason =
+                    format!("it failed probation three times within an hour; next try in {} s", wait.as_secs());
+                error!(interface = %iface.name, %reason, "Not attached.");
+                iface.state = State::Detached { reason, retry: Instant::now() + wait };
+                continue;
+            }
+            match iface.attach(&self.pins, self.config.probation.enabled, seen) {
+                Ok(Outcome::Fresh) => fresh.push(iface.name.clone()),
+                Ok(Outcome::TakenOver) => {}
+                Err(error) => {
+                    self.undo(&fresh);
+                    return Err(error.into());
+                }
+            }
+        }
+        self.release_others();
+        self.drop_older_versions();
+        self.sources.shared.set_targets(
+            self.ifaces
+                .iter()
+                .map(|iface| Target { name: iface.name.clone(), slot: iface.slot, base: iface.base.clone() })
+                .collect(),
+        );
+        Ok(())
+    }
+
+    /// A start that fails leaves things as they were: what it attached anew is taken off again.
+    fn undo(&mut self, fresh: &[String]) {
+        for iface in self.ifaces.iter_mut().filter(|iface| fresh.contains(&iface.name)) {
+            if let Err(error) = iface.detach(&self.pins) {
+                error!(interface = %iface.name, %error, "Taking the fresh attachment off again failed.");
+            }
+        }
+    }
+
+    /// Releases interfaces that an earlier daemon protected and this configuration does not name:
+    /// nobody would look at them any more. Pins of interfaces that are gone go with them.
+    fn release_others(&self) {
+        let others = self.pins.links().into_iter();
+        for (ifindex, pin) in others.filter(|(index, _)| !self.ifaces.iter().any(|i| i.attached() == Some(*index))) {
+            match std::fs::remove_file(&pin) {
+                Ok(()) => warn!(ifindex, "An interface that the configuration does not name any more was released."),
+                Err(error) => warn!(pin = %pin.display(), %error, "A pin that nothing needs could not be removed."),
+            }
+        }
+    }
+
+    /// Older versions' maps go once nothing runs with them; their counters stay as a base.
+    fn drop_older_versions(&mut self) {
+        // A program that was replaced may still be running on another CPU for an instant.
+        if !self.pins.foreign_maps().is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+            for iface in &mut self.ifaces {
+                *iface.base = base::of_interface(&self.pins, &iface.name);
+            }
+        }
+        for dir in self.pins.foreign_maps() {
+            if let Err(error) = Pins::keep_only(&dir, &[maps::COUNTERS, maps::SLOTS, base::LAYOUT]) {
+                warn!(path = %dir.display(), %error, "Maps of another version could not be removed.");
+            }
+        }
+    }
+
+    fn set_sampling(&self) -> Result<()> {
+        let Some(first) = self.ifaces.first() else { return Ok(()) };
+        let sampling = Sampling { stride: [1; CLASS_SLOTS], burst: self.config.sampling.burst, _pad: 0 };
+        bpf::set_sampling(&first.ebpf, sampling).context("setting up the sampler")
+    }
+
+    fn poll(&self) -> Result<Poll> {
+        let first = self.ifaces.first().context("no interface is configured")?;
+        Ok(Poll {
+            counters: fd(&first.ebpf, maps::COUNTERS)?.try_clone_to_owned()?,
+            ring: RingBuf::try_from(Map::RingBuf(open_map(&first.ebpf, maps::SAMPLES)?))?,
+            sampling: Array::try_from(Map::Array(open_map(&first.ebpf, maps::SAMPLING)?))?,
+            sample_rate: self.config.sampling.rate_pps,
+            burst: self.config.sampling.burst,
+        })
+    }
+
+    /// Returns what operator input and feeds are checked against. Who operates is read anew each
+    /// time; addresses and routes, which may be a full table, every ten seconds at most.
+    fn guard(&mut self) -> Guard {
+        match &mut self.facts {
+            Some((at, facts)) if at.elapsed() < FACTS_AGE => facts.refresh_operators(&self.host),
+            stale => *stale = Some((Instant::now(), HostFacts::read(&self.host))),
+        }
+        self.facts.as_ref().map_or_else(|| Guard::from(&HostFacts::default()), |(_, facts)| Guard::from(facts))
+    }
+
+    /// Looks at the feed files and, where one changed or `anyway`, replaces the feeds in the kernel.
+    fn poll_feeds(&mut self, anyway: bool) -> Result<()> {
+        if !anyway && !self.feeds.any_file_changed() {
+            return Ok(());
+        }
+        let guard = self.guard();
+        let events = self.feeds.poll(&guard);
+        for event in &events {
+            let feed = &event.name;
+            match &event.kind {
+                FeedEventKind::Accepted { change, report } => {
+                    info!(%feed, entries = change.entries, added = change.added, removed = change.removed, "A block list was read.");
+                    if let Some(note) = report.note() {
+                        warn!(%feed, %note, "Lines of the block list were left out; the rest is in force.");
+                    }
+                }
+                FeedEventKind::Held { change, .. } => warn!(
+                    %feed, entries = change.entries, added = change.added, removed = change.removed,
+                    "A block list changed by more than half and is held: `ftagent feeds confirm` takes it."
+                ),
+                FeedEventKind::Missing => {
+                    warn!(%feed, "The block list's file is gone; its last version stays in force.")
+                }
+                FeedEventKind::Failed { error } => {
+                    warn!(%feed, %error, "A block list cannot be used; its last version stays in force.")
+                }
+            }
+        }
+        if anyway || events.iter().any(crate::feeds::FeedEvent::changes_set) {
+            self.publish_feeds(&guard)?;
+        }
+        Ok(())
+    }
+
+    fn publish_feeds(&mut self, guard: &Guard) -> Result<()> {
+        let mut set = self.feeds.build(guard).context("reading the accepted feeds")?;
+        for prefix in &self.config.lists.block {
+            match guard.check(*prefix, None, false) {
+                Ok(()) => set.push(*prefix, origin::CONFIG),
+                Err(refusal) => warn!(%prefix, reason = refusal.reason(), "An entry of `lists.block` is left out."),
+            }
+        }
+        let (prefixes, begun) = (set.len(), Instant::now());
+        self.lists.publish_feeds(set, self.clock.after(self.config.feed.ttl))?;
+        if prefixes > 0 {
+            info!(prefixes, took_ms = begun.elapsed().as_millis() as u64, "Block lists are in force.");
+        }
+        Ok(())
+    }
+
+    fn refresh_services(&mut self) -> Result<()> {
+        let mut ports = self.config.services.udp.clone();
+        if self.config.services.detect {
+            let mut problems = Vec::new();
+            ports.extend(udp_services(&self.host, &mut problems));
+            if let Some(problem) = problems.first() {
+                bail!("{problem}");
+            }
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        if ports != self.service_ports {
+            let Some(first) = self.ifaces.first() else { return Ok(()) };
+            bpf::set_service_ports(&first.ebpf, &ports)?;
+            self.service_ports = ports;
+        }
+        Ok(())
+    }
+
+    /// Tells the metrics what they cannot read from the counters.
+    fn publish_facts(&self) {
+        let mode = |iface: &Iface| (iface.name.clone(), iface.mode.as_str().to_owned(), iface.attached().is_some());
+        let mut lists = vec![
+            ("block".to_owned(), self.store.len(bpf::lists::Which::Block)),
+            ("allow".to_owned(), self.store.len(bpf::lists::Which::Allow)),
+        ];
+        lists.extend(self.feeds.status().map(|feed| (format!("feed:{}", feed.name), feed.entries)));
+        let facts = Facts {
+            ifaces: self.ifaces.iter().map(mode).collect(),
+            lists,
+            feeds_held: self.feeds.status().filter(|feed| feed.state == FeedState::Held).count(),
+            config_loaded: unix(self.config_loaded),
+        };
+        *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+}
+
+/// The kernel would only say that something is not permitted, and after half of the work.
+fn check_privileges() -> Result<()> {
+    match crate::privileges::missing() {
+        Ok(missing) if missing.is_empty() => Ok(()),
+        Ok(missing) => bail!(
+            "this process lacks {}: run it as root, or give its service all of CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+            missing.join(", ")
+        ),
+        Err(error) => {
+            warn!(%error, "The capabilities of this process could not be read.");
+            Ok(())
+        }
+    }
+}
+
+/// Makes sure that this is the only daemon with this state directory.
+fn lock_state(state: &Path) -> Result<Flock<File>> {
+    lock(state, File::create(state.join("lock")), "the state directory")
+}
+
+/// Makes sure that this is the only daemon with this directory of state or pins: two would undo
+/// each other's lists, and the second would take the first one's attachments over.
+fn lock(dir: &Path, file: io::Result<File>, what: &str) -> Result<Flock<File>> {
+    let dir = dir.display();
+    let file = file.with_context(|| format!("opening the lock of {what} {dir}"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow::anyhow!("another ftagent runs with {what} {dir}: stop it first"),
+        errno => anyhow::Error::new(errno).context(format!("locking {what} {dir}")),
+    })
+}
+
+/// Resolves `auto` and checks that every interface exists.
+fn interface_names(config: &Config, host: &HostRoot) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for wanted in &config.interfaces.names {
+        match wanted {
+            InterfaceName::Named(name) => names.push(name.clone()),
+            InterfaceName::Auto => {
+                let facts = HostFacts::read(host);
+                let found = facts.default_interfaces();
+                if found.is_empty() {
+                    bail!(
+                        "no interface has a default route: name one in `interfaces.names` (or `ftagent run --interface NAME`)"
+                    );
+                }
+                names.extend(found.into_iter().map(str::to_owned));
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    for name in &names {
+        if bpf::attach::ifindex(name).is_none() {
+            bail!("there is no interface `{name}`: `ip link` lists those there are");
+        }
+    }
+    Ok(names)
+}
+
+/// Loads one object for each interface. Slots come from a map, so the first is loaded twice
+/// where its slot is not 0.
+fn load(names: &[String], mode: Mode, pins: &Pins) -> Result<Vec<Iface>> {
+    let Some(first) = names.first() else { bail!("no interface is configured") };
+    let probe = Iface::load(first, 0, mode, pins)?;
+    base::pin_layout(pins)?;
+    let slots = slots::assign(&probe.ebpf, names)?;
+    let mut probe = Some(probe).filter(|_| slots.first() == Some(&0));
+    let pairs = names.iter().zip(slots);
+    pairs
+        .map(|(name, slot)| match probe.take() {
+            Some(loaded) => Ok(loaded),
+            None => Ok(Iface::load(name, slot, mode, pins)?),
+        })
+        .collect()
+}
+
+/// Tells systemd, where it is listening.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd could not be told.");
+    }
+}

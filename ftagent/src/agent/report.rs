@@ -1,0 +1,140 @@
+//! What `ftagent status` shows.
+
+use std::time::Instant;
+
+use ftagent_common::{
+    TrafficClass,
+    reason::{DropReason, verdict},
+};
+
+use super::{
+    Agent,
+    iface::{Iface, State},
+};
+use crate::{
+    bpf::lists::Which,
+    config::MitigationMode,
+    feeds::{FeedState, FeedStatus},
+    sense::window::{IfaceSnapshot, Rate},
+    serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status},
+};
+
+impl Agent {
+    pub(super) fn status(&self) -> Status {
+        let snapshot = self.sources.shared.snapshot();
+        let mut samples = Samples {
+            read: self.sources.shared.samples.load(std::sync::atomic::Ordering::Relaxed),
+            ..Samples::default()
+        };
+        for iface in &snapshot.ifaces {
+            samples.written += iface.total.samples;
+            samples.lost += iface.total.samples_lost;
+            samples.capped += iface.total.samples_capped;
+        }
+        let feeds: Vec<FeedStatus> = self.feeds.status().cloned().collect();
+        let blocked = feeds.iter().map(|feed| feed.entries).sum::<usize>() + self.config.lists.block.len();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            mitigation: mitigation(self.config.mitigation.mode),
+            interfaces: self
+                .ifaces
+                .iter()
+                .map(|iface| interface(iface, snapshot.ifaces.iter().find(|s| s.slot == iface.slot)))
+                .collect(),
+            lists: ListCounts {
+                block: self.store.len(Which::Block),
+                allow: self.store.len(Which::Allow) + self.config.lists.allow.len(),
+                feeds: blocked,
+            },
+            warnings: self.all_warnings(&feeds),
+            feeds,
+            samples,
+        }
+    }
+
+    fn all_warnings(&self, feeds: &[FeedStatus]) -> Vec<String> {
+        let unprotected = self.ifaces.iter().filter(|iface| iface.attached().is_none());
+        let unprotected = unprotected.map(|iface| format!("{} is NOT protected: {}", iface.name, state(iface)));
+        let held = feeds.iter().filter(|feed| feed.state == FeedState::Held).map(|feed| {
+            format!(
+                "feed `{}` changed by more than half and is held: `ftagent feeds confirm {}` takes it",
+                feed.name, feed.name
+            )
+        });
+        let errors = self.sources.shared.errors.load(std::sync::atomic::Ordering::Relaxed);
+        let errors = (errors > 0).then(|| format!("{errors} reads of counters or settings failed since the start"));
+        let unsaved = self.store.unsaved().map(|why| {
+            format!("block and allow entries are in force but not saved, and a reboot would lose them: {why}")
+        });
+        unprotected.chain(held).chain(unsaved).chain(errors).chain(self.warnings.iter().cloned()).collect()
+    }
+}
+
+fn mitigation(mode: MitigationMode) -> Mitigation {
+    let (mode, state) = match mode {
+        MitigationMode::Auto => ("auto", "lists are enforced; this version does not yet decide by itself"),
+        MitigationMode::Observe => ("observe", "operators' lists are enforced; nothing is decided by itself"),
+        MitigationMode::Enforce => ("enforce", "lists are enforced; this version does not yet decide by itself"),
+    };
+    Mitigation { mode: mode.to_owned(), state: state.to_owned() }
+}
+
+fn state(iface: &Iface) -> String {
+    match &iface.state {
+        State::New => "not attached yet".to_owned(),
+        State::Protected { .. } => "protected".to_owned(),
+        State::Probation { since, .. } => {
+            format!("probation for {} s: no packet has arrived yet", since.elapsed().as_secs())
+        }
+        State::Absent => "there is no interface of this name now; it is attached when it comes back".to_owned(),
+        State::Detached { reason, retry } => {
+            format!("detached: {reason} (next try in {} s)", retry.saturating_duration_since(Instant::now()).as_secs())
+        }
+    }
+}
+
+fn interface(iface: &Iface, snapshot: Option<&IfaceSnapshot>) -> Interface {
+    let rate = snapshot.map_or_else(Rate::default, IfaceSnapshot::rate);
+    let total = snapshot.map(|snapshot| &snapshot.total);
+    let mut classes: Vec<Class> = snapshot.map_or_else(Vec::new, |snapshot| {
+        TrafficClass::ALL.into_iter().filter_map(|class| row(snapshot, class)).collect()
+    });
+    classes.sort_by(|a, b| b.pps.total_cmp(&a.pps).then(b.packets.cmp(&a.packets)));
+    let reasons = DropReason::ALL.into_iter().map(|reason| Reason {
+        reason: reason.as_str().to_owned(),
+        packets: snapshot.map_or(0, |snapshot| snapshot.dropped_for(reason)),
+    });
+    Interface {
+        name: iface.name.clone(),
+        ifindex: iface.attached().unwrap_or(0),
+        slot: iface.slot,
+        mode: iface.attached().map(|_| iface.mode.as_str().to_owned()),
+        state: state(iface),
+        packets: total.map_or(0, |total| total.seen()),
+        bytes: total.map_or(0, |total| total.classes.iter().map(|class| class.bytes).sum()),
+        dropped_packets: total.map_or(0, |total| total.verdicts[verdict::DROP as usize]),
+        overruled: total.map_or(0, |total| total.overruled),
+        pps: rate.packets,
+        bps: rate.bytes * 8.0,
+        dropped_pps: rate.dropped,
+        classes,
+        reasons: reasons.filter(|reason| reason.packets > 0).collect(),
+    }
+}
+
+fn row(snapshot: &IfaceSnapshot, class: TrafficClass) -> Option<Class> {
+    let counter = snapshot.total.class(class);
+    let rate = snapshot.rates.get(class.index()).copied().unwrap_or_default();
+    (counter.packets > 0).then(|| Class {
+        class: class.as_str().to_owned(),
+        packets: counter.packets,
+        bytes: counter.bytes,
+        dropped_packets: snapshot.total.dropped_packets(class),
+        dropped_bytes: counter.dropped_bytes,
+        pps: rate.packets,
+        bps: rate.bytes * 8.0,
+        dropped_pps: rate.dropped,
+    })
+}

@@ -1,0 +1,85 @@
+//! The command line: one file per subcommand. Human output by default, `--json` everywhere.
+
+mod block;
+mod client;
+mod config;
+mod detach;
+mod doctor;
+mod feeds;
+mod replay;
+mod rules;
+mod run;
+pub mod status;
+mod text;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// A DDoS defence agent: counts every packet in the kernel and drops what attacks.
+#[derive(Debug, Parser)]
+#[command(name = "ftagent", version, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Protect: load the datapath, attach it, and stay.
+    Run(run::Args),
+    /// Show what the daemon protects, sees and drops.
+    Status(status::Args),
+    /// Drop everything from an address or prefix.
+    Block(block::Block),
+    /// Remove a block entry.
+    Unblock(block::Target),
+    /// Let everything from an address or prefix pass, whatever else says drop.
+    Allow(block::Allow),
+    /// List what blocks and allows.
+    Rules,
+    /// Show block-list files, or accept one that is held.
+    Feeds(feeds::Args),
+    /// Say what this machine can do, what is missing, and how to mend it.
+    Doctor,
+    /// Run captures or a scenario through the real datapath, in virtual time.
+    Replay(replay::Args),
+    /// Check a configuration, or print one with every default.
+    Config(config::Args),
+    /// Stop filtering: remove programs, attachments and maps, and end the daemon.
+    Detach,
+}
+
+/// Runs the command; errors are printed in one line each.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ftagent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Run(args) => run::run(cli, args),
+        Command::Status(args) => status::run(cli, args),
+        Command::Block(args) => block::block(cli, args),
+        Command::Unblock(args) => block::unblock(cli, args),
+        Command::Allow(args) => block::allow(cli, args),
+        Command::Rules => rules::run(cli),
+        Command::Feeds(args) => feeds::run(cli, args),
+        Command::Doctor => doctor::run(cli),
+        Command::Replay(args) => replay::run(cli, args),
+        Command::Config(args) => config::run(cli, args),
+        Command::Detach => detach::run(cli),
+    }
+}

@@ -1,0 +1,186 @@
+//! `/metrics` and `/healthz`, on a thread and a runtime of their own: under attack they answer
+//! whatever else the daemon is doing.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /metrics` | Prometheus text format 0.0.4 |
+//! | `GET /healthz` | 200 while the poll loop ticks, else 503 |
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
+};
+use ftagent_common::{TrafficClass, reason::DropReason};
+use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
+
+use crate::sense::poll::Shared;
+
+/// A poll loop that has not ticked for this long is not healthy.
+const STALE: Duration = Duration::from_secs(2);
+
+/// What the agent tells the metrics beyond counters.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Interface, mode and state of each configured interface.
+    pub ifaces: Vec<(String, String, bool)>,
+    /// Entries by list: `block`, `allow` and each feed.
+    pub lists: Vec<(String, usize)>,
+    /// Feeds that are held.
+    pub feeds_held: usize,
+    /// Seconds since the epoch of the last good read of the configuration.
+    pub config_loaded: u64,
+}
+
+/// What a scrape reads.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The poll loop's results.
+    pub shared: Arc<Shared>,
+    /// The agent's facts.
+    pub facts: Mutex<Facts>,
+}
+
+/// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
+pub const METRICS: [(&str, &str); 13] = [
+    ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
+    ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
+    ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
+    ("ftagent_dropped_bytes_total", "Bytes of the dropped packets, by interface and traffic class."),
+    ("ftagent_verdicts_total", "Packets by interface and verdict; the sum is that of ftagent_packets_total."),
+    ("ftagent_overruled_total", "Drop decisions that the allow list overruled, by interface."),
+    ("ftagent_samples_total", "Packet samples written to the ring, by interface."),
+    ("ftagent_samples_lost_total", "Packet samples lost because the ring was full, by interface."),
+    ("ftagent_samples_capped_total", "Packet samples skipped by the cap per class, CPU and jiffy, by interface."),
+    ("ftagent_xdp_info", "1 for every interface where the datapath is attached, with its mode."),
+    ("ftagent_list_entries", "Entries in each list: block, allow and every feed."),
+    ("ftagent_feeds_held", "Feeds whose change waits for an operator's confirmation."),
+    ("ftagent_build_info", "1, with the version as a label."),
+];
+
+fn help(name: &str) -> &'static str {
+    METRICS.iter().find(|(known, _)| *known == name).map_or("", |(_, help)| help)
+}
+
+/// Serves until the process ends; returns the address.
+///
+/// # Errors
+/// Where the thread cannot be started.
+pub fn serve(listener: TcpListener, sources: Arc<Sources>) -> io::Result<SocketAddr> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    thread::Builder::new().name("metrics".into()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let served = runtime.and_then(|runtime| {
+            runtime.block_on(async {
+                let routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz));
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, routes.with_state(sources)).await
+            })
+        });
+        if let Err(error) = served {
+            tracing::error!(%error, "Serving metrics ended.");
+        }
+    })?;
+    Ok(address)
+}
+
+async fn healthz(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
+    let age = sources.shared.snapshot().at.elapsed();
+    if age < STALE {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("the poll loop has not ticked for {} s\n", age.as_secs()))
+    }
+}
+
+async fn metrics(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
+    match encode(&sources) {
+        Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, format!("{TEXT_FORMAT}; charset=utf-8"))], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// A registry of one scrape: the values live in the kernel, not here.
+struct Scrape(Registry);
+
+impl Scrape {
+    fn counter(&self, name: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let metric = IntCounterVec::new(Opts::new(name, help(name)), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let metric = IntGaugeVec::new(Opts::new(name, help(name)), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+/// Returns the metrics in Prometheus' text format.
+///
+/// # Errors
+/// None in practice: names and labels are constants.
+pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
+    let scrape = Scrape(Registry::new());
+    counters(&scrape, &sources.shared)?;
+    let facts = sources.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let info = scrape.gauge("ftagent_xdp_info", &["interface", "mode"])?;
+    for (name, mode, attached) in &facts.ifaces {
+        if *attached {
+            info.with_label_values(&[name, mode]).set(1);
+        }
+    }
+    let entries = scrape.gauge("ftagent_list_entries", &["list"])?;
+    for (list, count) in &facts.lists {
+        entries.with_label_values(&[list]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+    }
+    let held = scrape.gauge("ftagent_feeds_held", &[])?;
+    held.with_label_values::<&str>(&[]).set(i64::try_from(facts.feeds_held).unwrap_or(i64::MAX));
+    let build = GaugeVec::new(Opts::new("ftagent_build_info", help("ftagent_build_info")), &["version"])?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+    scrape.0.register(Box::new(build))?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&scrape.0.gather(), &mut text)?;
+    Ok(text)
+}
+
+fn counters(scrape: &Scrape, shared: &Shared) -> prometheus::Result<()> {
+    let packets = scrape.counter("ftagent_packets_total", &["interface", "class"])?;
+    let bytes = scrape.counter("ftagent_bytes_total", &["interface", "class"])?;
+    let drops = scrape.counter("ftagent_dropped_packets_total", &["interface", "class", "reason"])?;
+    let dropped_bytes = scrape.counter("ftagent_dropped_bytes_total", &["interface", "class"])?;
+    let verdicts = scrape.counter("ftagent_verdicts_total", &["interface", "verdict"])?;
+    let overruled = scrape.counter("ftagent_overruled_total", &["interface"])?;
+    let samples = scrape.counter("ftagent_samples_total", &["interface"])?;
+    let lost = scrape.counter("ftagent_samples_lost_total", &["interface"])?;
+    let capped = scrape.counter("ftagent_samples_capped_total", &["interface"])?;
+    for iface in &shared.snapshot().ifaces {
+        let (name, total) = (iface.name.as_str(), &iface.total);
+        for class in TrafficClass::ALL {
+            let counter = total.class(class);
+            packets.with_label_values(&[name, class.as_str()]).inc_by(counter.packets);
+            bytes.with_label_values(&[name, class.as_str()]).inc_by(counter.bytes);
+            dropped_bytes.with_label_values(&[name, class.as_str()]).inc_by(counter.dropped_bytes);
+            for reason in DropReason::ALL {
+                let dropped = total.drops[class.index()][reason.index()];
+                drops.with_label_values(&[name, class.as_str(), reason.as_str()]).inc_by(dropped);
+            }
+        }
+        for (verdict, count) in (0..).zip(total.verdicts) {
+            verdicts.with_label_values(&[name, ftagent_common::reason::verdict::name(verdict)]).inc_by(count);
+        }
+        overruled.with_label_values(&[name]).inc_by(total.overruled);
+        samples.with_label_values(&[name]).inc_by(total.samples);
+        lost.with_label_values(&[name]).inc_by(total.samples_lost);
+        capped.with_label_values(&[name]).inc_by(total.samples_capped);
+    }
+    Ok(())
+}
