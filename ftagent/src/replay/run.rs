@@ -1,0 +1,321 @@
+//! Drives the datapath through a timeline.
+
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use ftagent_common::{abi::Sampling, class::CLASS_SLOTS, reason::verdict};
+use thiserror::Error;
+
+use super::{
+    capture::{Capture, CaptureError},
+    output::PcapWriter,
+    report::{self, Counts, Report, SourceReport},
+    scenario::{Scenario, ScenarioError, SourceSpec},
+    schedule::SECOND,
+    timeline::{Direction, Event, Timeline},
+};
+use crate::{
+    act::store::origin,
+    bpf::{
+        LoadError,
+        lists::{FeedSet, Which},
+        testrun::TestRun,
+    },
+    config::{Config, ConfigError},
+    feeds,
+};
+
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Captures, each a source of its own with its own timing; without a scenario only.
+    pub captures: Vec<PathBuf>,
+    /// The scenario.
+    pub scenario: Option<PathBuf>,
+    /// A configuration; its keys win over those of the scenario's `[config]`.
+    pub config: Option<PathBuf>,
+    /// Where packets that passed are written, as pcap.
+    pub out_passed: Option<PathBuf>,
+    /// Where packets that were dropped are written, as pcap.
+    pub out_dropped: Option<PathBuf>,
+}
+
+/// Why nothing was replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// Nothing was given, or both.
+    #[error("give either captures or a scenario")]
+    Input,
+    /// A capture cannot be read.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The scenario cannot be used.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// A source asks for what its capture cannot give.
+    #[error("source `{name}`: {what}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The configuration cannot be read.
+    #[error("{}: {what}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The configuration has values that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A block-list file of the configuration cannot be read.
+    #[error("{}: cannot read the block list", path.display())]
+    Feed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The datapath cannot be loaded or run.
+    #[error("replay runs the real datapath and needs root, or CAP_BPF and CAP_NET_ADMIN")]
+    Load(#[from] LoadError),
+    /// A result would take the place of an input, or of the other result.
+    #[error("{}: is an input or the other output of this replay; choose another file", path.display())]
+    Overwrite {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A result cannot be written.
+    #[error("{}: cannot write", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program's counters are not those of what it was given: a defect of this program.
+    #[error("the datapath counted {counted} packets of {given}")]
+    Counters {
+        /// By the counters.
+        counted: u64,
+        /// By the timeline.
+        given: u64,
+    },
+}
+
+/// Replays captures or a scenario. The calling thread stays on the CPU that it is on.
+///
+/// # Errors
+/// See [`ReplayError`]. Files to write are created only after all input was found good.
+pub fn run(options: &Options) -> Result<Report, ReplayError> {
+    let Inputs { sources, duration, seed, config } = inputs(options)?;
+    refuse_overwriting(options, &sources)?;
+    let mut timeline = Timeline::new(seed);
+    let mut run = Run::default();
+    for spec in sources {
+        let (name, label) = (spec.name.clone(), spec.label);
+        let capture = Capture::load(&spec.file)?;
+        let notes = timeline.add(spec, capture).map_err(|what| ReplayError::Source { name: name.clone(), what })?;
+        run.notes.extend(notes);
+        run.sources.push(SourceReport { name, label, counts: Counts::default(), first_drop_ms: None });
+    }
+    let mut datapath = TestRun::new(seed)?;
+    apply_config(config, &mut datapath)?;
+    run.passed = Output::create(options.out_passed.as_deref())?;
+    run.dropped = Output::create(options.out_dropped.as_deref())?;
+    run.drive(&mut timeline, &mut datapath)?;
+    run.report(duration, &mut datapath)
+}
+
+/// Refuses outputs that are inputs or each other, through whatever links.
+fn refuse_overwriting(options: &Options, sources: &[SourceSpec]) -> Result<(), ReplayError> {
+    let outputs = [&options.out_passed, &options.out_dropped].into_iter().flatten();
+    let others = [&options.scenario, &options.config].into_iter().flatten();
+    let mut taken: Vec<PathBuf> =
+        sources.iter().map(|source| &source.file).chain(others).filter_map(|path| path.canonicalize().ok()).collect();
+    for path in outputs {
+        // A file that does not exist yet can only be the other output.
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if real != Path::new("/dev/null") && taken.contains(&real) {
+            return Err(ReplayError::Overwrite { path: path.clone() });
+        }
+        taken.push(real);
+    }
+    Ok(())
+}
+
+struct Inputs {
+    sources: Vec<SourceSpec>,
+    /// Nanoseconds; `None`: until the last packet.
+    duration: Option<u64>,
+    seed: u64,
+    config: toml::Table,
+}
+
+fn inputs(options: &Options) -> Result<Inputs, ReplayError> {
+    let given = options.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    let Some(scenario) = &options.scenario else {
+        if options.captures.is_empty() {
+            return Err(ReplayError::Input);
+        }
+        let plain = |path: &PathBuf| SourceSpec::plain(path.display().to_string(), path.clone());
+        let sources = options.captures.iter().map(plain).collect();
+        return Ok(Inputs { sources, duration: None, seed: 1, config: given });
+    };
+    if !options.captures.is_empty() {
+        return Err(ReplayError::Input);
+    }
+    let Scenario { duration, seed, mut config, sources } = Scenario::load(scenario)?;
+    overlay(&mut config, given);
+    Ok(Inputs { sources, duration: Some(duration), seed, config })
+}
+
+fn read_config(path: &Path) -> Result<toml::Table, ReplayError> {
+    let error = |what: String| ReplayError::ConfigFile { path: path.to_owned(), what };
+    let text = std::fs::read_to_string(path).map_err(|e| error(format!("cannot read the configuration: {e}")))?;
+    toml::from_str(&text).map_err(|e| error(e.to_string()))
+}
+
+/// Puts one table over another: tables merge, everything else is replaced.
+fn overlay(below: &mut toml::Table, above: toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Sets up the datapath as a configuration says. What only a daemon needs is checked and left alone:
+/// interfaces, paths, metrics. Lists are not checked against this machine's own addresses.
+///
+/// # Errors
+/// Where the configuration has values that cannot be used, or a block list cannot be read.
+pub fn apply_config(config: toml::Table, run: &mut TestRun) -> Result<(), ReplayError> {
+    let config = Config::from_table(config)?;
+    run.set_service_ports(&config.services.udp)?;
+    run.set_sampling(Sampling { stride: [1; CLASS_SLOTS], burst: config.sampling.burst, _pad: 0 })?;
+    for net in &config.lists.allow {
+        run.lists.insert(Which::Allow, *net, u64::MAX, origin::CONFIG)?;
+    }
+    let mut blocked = FeedSet::default();
+    config.lists.block.iter().for_each(|net| blocked.push(*net, origin::CONFIG));
+    for (feed, number) in config.feeds.iter().zip(feeds::FIRST_ORIGIN..) {
+        let error = |source| ReplayError::Feed { path: feed.path.clone(), source };
+        let file = File::open(&feed.path).map_err(error)?;
+        let (entries, _) = feeds::read(BufReader::new(file), None).map_err(error)?;
+        entries.nets().for_each(|net| blocked.push(net, number));
+    }
+    run.lists.publish_feeds(blocked, u64::MAX)?;
+    Ok(())
+}
+
+/// A file that is written, where one was asked for.
+struct Output {
+    path: PathBuf,
+    file: PcapWriter,
+}
+
+impl Output {
+    fn create(path: Option<&Path>) -> Result<Option<Self>, ReplayError> {
+        let Some(path) = path else { return Ok(None) };
+        let file = PcapWriter::create(path).map_err(|source| ReplayError::Write { path: path.into(), source })?;
+        Ok(Some(Self { path: path.into(), file }))
+    }
+
+    fn write(&mut self, event: &Event<'_>) -> Result<(), ReplayError> {
+        let written = self.file.write(event.time_ns, event.frame);
+        written.map_err(|source| ReplayError::Write { path: self.path.clone(), source })
+    }
+
+    fn finish(self) -> Result<(), ReplayError> {
+        self.file.finish().map_err(|source| ReplayError::Write { path: self.path, source })
+    }
+}
+
+/// A replay under way.
+#[derive(Default)]
+struct Run {
+    sources: Vec<SourceReport>,
+    notes: Vec<String>,
+    passed: Option<Output>,
+    dropped: Option<Output>,
+    /// Time of the last packet, nanoseconds.
+    last: u64,
+    outbound: u64,
+    wall_ms: u64,
+}
+
+impl Run {
+    fn drive(&mut self, timeline: &mut Timeline, datapath: &mut TestRun) -> Result<(), ReplayError> {
+        let begun = Instant::now();
+        while let Some(event) = timeline.next() {
+            self.last = event.time_ns;
+            match event.direction {
+                Direction::Inbound => self.inbound(&event, datapath)?,
+                Direction::Outbound => self.outbound += 1,
+            }
+        }
+        for output in [self.passed.take(), self.dropped.take()].into_iter().flatten() {
+            output.finish()?;
+        }
+        self.wall_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn inbound(&mut self, event: &Event<'_>, datapath: &mut TestRun) -> Result<(), ReplayError> {
+        datapath.set_time(event.time_ns);
+        let dropped = matches!(datapath.run(event.frame)?, verdict::DROP | verdict::ABORTED);
+        // The ring holds the samples of one packet at a time: none is ever lost.
+        while datapath.next_sample().is_some() {}
+        if let Some(source) = self.sources.get_mut(event.source) {
+            let (counts, bytes) = (&mut source.counts, event.frame.len() as u64);
+            counts.packets += 1;
+            counts.bytes += bytes;
+            if dropped {
+                counts.dropped_packets += 1;
+                counts.dropped_bytes += bytes;
+                source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
+            }
+        }
+        let output = if dropped { &mut self.dropped } else { &mut self.passed };
+        output.as_mut().map_or(Ok(()), |output| output.write(event))
+    }
+
+    fn report(mut self, duration: Option<u64>, datapath: &mut TestRun) -> Result<Report, ReplayError> {
+        let counters = datapath.counters()?;
+        let sum = |field: fn(&Counts) -> u64| self.sources.iter().map(|source| field(&source.counts)).sum::<u64>();
+        let (packets, bytes) = (sum(|counts| counts.packets), sum(|counts| counts.bytes));
+        if counters.seen() != packets {
+            return Err(ReplayError::Counters { counted: counters.seen(), given: packets });
+        }
+        if self.outbound > 0 {
+            self.notes
+                .push(format!("{} packets from the victim are evidence: the program did not see them", self.outbound));
+        }
+        self.notes.push("there is no socket table in virtual time: what depends on it is decided as if unknown".into());
+        Ok(Report {
+            schema: report::SCHEMA,
+            duration_ms: duration.unwrap_or(self.last) / MILLISECOND,
+            packets,
+            bytes,
+            wall_ms: self.wall_ms,
+            classes: report::classes(&counters),
+            sources: self.sources,
+            incidents: Vec::new(),
+            notes: self.notes,
+        })
+    }
+}
+
+/// Nanoseconds in a millisecond.
+const MILLISECOND: u64 = SECOND / 1000;
