@@ -1,0 +1,7 @@
+//! What the end-to-end tests, the demo and the benchmarks share: private network namespaces,
+//! packets built from fields, and traffic at millions of packets per second.
+
+pub mod daemon;
+pub mod packet;
+pub mod sandbox;
+pub mod traffic;
