@@ -1,0 +1,155 @@
+//! Benchmarks: one run, one table, and JSON with the same figures.
+//!
+//! Needs root and Debian's `xdp-tools` and `nftables`. Everything happens in network and mount
+//! namespaces of its own. See `docs/BENCHMARKS.md` for what the figures mean.
+
+mod daemon;
+mod datapath;
+mod endtoend;
+mod frames;
+mod measure;
+mod ours;
+mod report;
+mod rivals;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use ftagent_tests::sandbox::Sandbox;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::{
+    measure::{Bench, Effort},
+    ours::Ours,
+    report::Report,
+    rivals::Rival,
+};
+
+/// Measures the datapath against xdp-filter and nftables.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Write the figures to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Runs of each program in a round.
+    #[arg(long, default_value_t = 200_000)]
+    repeat: u32,
+    /// Rounds in which the programs take turns.
+    #[arg(long, default_value_t = 11)]
+    rounds: usize,
+    /// The CPU for the measurements of single packets.
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// Seconds of each flood.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Measure a daemon that runs already.
+    #[arg(long)]
+    daemon_pid: Option<u32>,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Flood, Part::Daemon])]
+    parts: Vec<Part>,
+    /// Exit with status 1 where a target is missed.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The pass path.
+    Pass,
+    /// Sources that are not listed.
+    Lists,
+    /// Sources that are, and how long loading takes.
+    Drops,
+    /// End to end.
+    Flood,
+    /// The daemon at rest.
+    Daemon,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let report = Sandbox::run(|sandbox| run(&args, sandbox))??;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
+    }
+    let missed = report.print_verdict();
+    if args.strict && missed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
+    let mut ours = Ours::load()?;
+    let mut report = Report {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        processor: processor()?,
+        repeat: args.repeat,
+        rounds: args.rounds,
+        program: ours.program()?,
+        sections: Vec::new(),
+    };
+    report.print_head();
+    // The flood first: its threads choose their CPUs, what follows is on one.
+    if args.parts.contains(&Part::Flood) {
+        report
+            .add("flood of 1 k listed sources over veth", endtoend::flood(sandbox, Duration::from_secs(args.seconds))?);
+    }
+    if args.parts.contains(&Part::Daemon) {
+        let rows = daemon::at_rest(sandbox, args.daemon_pid)?;
+        if !rows.is_empty() {
+            report.add("daemon at rest", rows);
+        }
+    }
+    stay_on(args.cpu)?;
+    packets(args, &mut ours, &mut report)?;
+    Ok(report)
+}
+
+/// Everything that is measured packet by packet.
+fn packets(args: &Args, ours: &mut Ours, report: &mut Report) -> Result<()> {
+    let mut bench = Bench::new(Effort { repeat: args.repeat, rounds: args.rounds }, 1)?;
+    let pins = Path::new("/sys/fs/bpf");
+    let full = Rival::load("xdpfilt_alw_all", pins)?;
+    let kinds = frames::kinds();
+    let find = |name: &str| kinds.iter().find(|kind| kind.name == name).with_context(|| format!("no kind `{name}`"));
+    if args.parts.contains(&Part::Pass) {
+        report.add("pass, everything on, lists empty", datapath::pass_path(&mut bench, ours, &full, &kinds)?);
+    }
+    if args.parts.contains(&Part::Lists) {
+        let rows = datapath::lists(&mut bench, ours, &full, find("tcp syn")?)?;
+        report.add("pass, IPv4 source not listed", rows);
+        let rows = datapath::lists6(&mut bench, ours, &full, find("ipv6 tcp syn")?)?;
+        report.add("pass, IPv6 source not listed", rows);
+    }
+    if args.parts.contains(&Part::Drops) {
+        let deny = Rival::load("xdpfilt_dny_ip", pins)?;
+        let mut allow = Rival::load("xdpfilt_alw_ip", pins)?;
+        report.add("drop", datapath::drops(&mut bench, ours, &deny, &mut allow, find("tcp syn")?)?);
+        report.add("loading", datapath::load(ours)?);
+    }
+    Ok(())
+}
+
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).with_context(|| format!("moving to CPU {cpu}"))
+}
+
+fn processor() -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    Ok(model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()))
+}

@@ -1,0 +1,72 @@
+//! The datapath under test, set up as the daemon sets it up.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+    programs::{Xdp, XdpMode},
+};
+use ftagent::bpf::{Loader, counters::CounterReader, lists::Lists, load::fd, set_sampling};
+use ftagent_common::{
+    abi::{Sampling, features, maps, programs},
+    class::CLASS_SLOTS,
+    counters::IfaceCounters,
+};
+
+use crate::{
+    measure::{self, Subject},
+    report::Program,
+};
+
+/// One packet in so many is sampled: what the daemon settles at near a million packets per second.
+const STRIDE: u32 = 1000;
+/// Samples of a class in one jiffy at most.
+const BURST: u32 = 64;
+
+/// The datapath with everything on.
+pub struct Ours {
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    /// Its lists.
+    pub lists: Lists,
+}
+
+impl Ours {
+    /// Loads it, with maps of its own and empty lists.
+    pub fn load() -> Result<Self> {
+        let mut ebpf = Loader { slot: 0, replay: false, features: features::ALL, pins: None }.load()?;
+        set_sampling(&ebpf, Sampling { stride: [STRIDE; CLASS_SLOTS], burst: BURST, _pad: 0 })?;
+        let ring = ebpf.take_map(maps::SAMPLES).context("no map `samples`")?.try_into()?;
+        let lists = Lists::open(&ebpf)?;
+        Ok(Self { ebpf, ring, lists })
+    }
+
+    /// Returns it to be measured, and what empties its ring between runs.
+    pub fn subject(&mut self, verdict: u32) -> Result<(Subject<'_>, impl FnMut())> {
+        let program = measure::loaded(&self.ebpf, programs::DATAPATH)?;
+        let ring = &mut self.ring;
+        let drain = || while ring.next().is_some() {};
+        Ok((Subject { name: programs::DATAPATH, program, frags: true, verdict }, drain))
+    }
+
+    /// Returns what the kernel made of it.
+    pub fn program(&self) -> Result<Program> {
+        let info = measure::loaded(&self.ebpf, programs::DATAPATH)?.info()?;
+        Ok(Program {
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+            translated_bytes: info.size_translated().unwrap_or(0),
+            machine_code_bytes: info.size_jitted(),
+        })
+    }
+
+    /// Attaches it in native mode.
+    pub fn attach(&mut self, interface: &str) -> Result<()> {
+        let program: &mut Xdp = self.ebpf.program_mut(programs::DATAPATH).context("no datapath")?.try_into()?;
+        program.attach(interface, XdpMode::Driver).map(drop).with_context(|| format!("attaching to {interface}"))
+    }
+
+    /// Returns its counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<IfaceCounters> {
+        Ok(CounterReader::new()?.total(fd(&self.ebpf, maps::COUNTERS)?, 0)?)
+    }
+}
