@@ -278,8 +278,11 @@ impl Lists {
         set |= if feeds.v6.is_empty() { 0 } else { flags::FEED6 };
         self.set_flags(set, flags::HALF | flags::FEED4 | flags::FEED6 | flags::SHORT6);
 
-        // The old generation's memory goes once no packet can be reading it: updates of
-        // map-in-map entries wait for that (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
+        // A packet that read the flags before the flip may still be on its way to the old maps.
+        // Updates of map-in-map entries return when every program that was running has ended
+        // (kernel/bpf/syscall.c, maybe_wait_bpf_programs): putting the new map where it is waits
+        // for those packets, and only then does the old generation go.
+        set_inner(&self.feed4, next, &inner4, maps::FEED4)?;
         let old = 1 - next;
         set_inner(&self.feed4, old, &filled::<Key4>(&[], maps::FEED4)?, maps::FEED4)?;
         set_inner(&self.feed6, old, &filled::<Key6>(&[], maps::FEED6)?, maps::FEED6)
