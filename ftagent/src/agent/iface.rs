@@ -205,7 +205,8 @@ pub fn watch(iface: &mut Iface, pins: &Pins, failures: &mut Failures, window: Op
             }
         }
         State::Protected { ifindex } => {
-            if !attach::is_attached(&pins.link(ifindex), ifindex) {
+            // A look that fails (no descriptor left, say) must not take the attachment off.
+            if matches!(attach::is_attached(&pins.link(ifindex), ifindex), Ok(false)) {
                 warn!(interface = %iface.name, "The interface is gone, or its attachment was removed.");
                 // A link whose interface is gone keeps its pin, but nothing is attached by it.
                 let _gone: io::Result<()> = fs::remove_file(pins.link(ifindex));

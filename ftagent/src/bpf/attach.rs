@@ -236,6 +236,13 @@ pub fn ifindex(name: &str) -> Option<u32> {
 }
 
 /// Returns whether the attachment pinned at `pin` is that of an interface.
-pub fn is_attached(pin: &Path, ifindex: u32) -> bool {
-    sys::bpf::pinned_link_ifindex(pin).is_ok_and(|index| index == ifindex)
+///
+/// # Errors
+/// Where the pin is there and cannot be read: that says nothing about the attachment.
+pub fn is_attached(pin: &Path, ifindex: u32) -> io::Result<bool> {
+    match sys::bpf::pinned_link_ifindex(pin) {
+        Ok(index) => Ok(index == ifindex),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -23,7 +23,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     let xdp_of = |ifindex| {
         let found = attach::query(ifindex).ok().flatten()?;
         let name = attach::program_name(found.program);
-        let ours = attach::is_attached(&pins.link(ifindex), ifindex);
+        let ours = attach::is_attached(&pins.link(ifindex), ifindex).unwrap_or(false);
         Some(AttachedXdp { program_id: found.program, name, mode: found.mode.as_str().to_owned(), ours })
     };
     let (root, capabilities) = (HostRoot::default(), capabilities());
