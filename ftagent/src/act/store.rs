@@ -163,6 +163,8 @@ impl Store {
                     let expires_unix = (entry.expires != u64::MAX).then(|| now + left.as_secs());
                     let reason = "found in the kernel; its record is lost".to_owned();
                     known.insert(net, Record { reason, by: String::new(), since_unix: now, expires_unix });
+                    // A daemon that died in the middle left the entry, but nothing that points at it.
+                    lists.insert(which, net, entry.expires, entry.origin)?;
                     adopted += 1;
                 }
             }

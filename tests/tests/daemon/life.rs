@@ -2,11 +2,12 @@
 
 use std::{fs, io::ErrorKind, path::PathBuf};
 
-use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use ftagent::bpf::base;
 use ftagent_common::{
     DropReason, TrafficClass,
-    abi::{Layout, SlotInfo, maps},
+    abi::{ABI_VERSION, Layout, SlotInfo, maps},
+    lists::{Key4, ListEntry},
     reason::verdict,
 };
 use ftagent_tests::{
@@ -43,6 +44,25 @@ fn sigterm_keeps_link_pins_and_totals() {
         let rules = daemon.rules().unwrap();
         assert_eq!(rules.block.len(), 1);
         assert_eq!(rules.block[0].record.reason, "it floods", "the kernel does not know reasons; the state does");
+    })
+    .unwrap();
+}
+
+/// A daemon that dies between the entry and what points at it leaves an entry without effect.
+#[test]
+fn an_entry_that_was_left_half_made_is_in_force_after_a_start() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        daemon.kill().unwrap();
+        let map = MapData::from_pin(format!("{BPFFS}/abi_{ABI_VERSION}/{}", maps::BLOCK4)).unwrap();
+        let mut block: HashMap<_, Key4, ListEntry> = Map::HashMap(map).try_into().unwrap();
+        let key = Key4 { network: u32::from_be_bytes([198, 51, 100, 7]), length: 32 };
+        block.insert(key, ListEntry { expires: u64::MAX / 2, origin: 0, last_match: 0 }, 0).unwrap();
+        daemon.launch(sandbox).unwrap();
+        assert_eq!(daemon.rules().unwrap().block.len(), 1, "it is listed");
+        assert!(drops(sandbox, &veth, &daemon, "198.51.100.7"), "and it drops");
     })
     .unwrap();
 }
