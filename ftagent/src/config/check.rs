@@ -245,7 +245,7 @@ fn services(raw: &RawServices, problems: &mut Problems) -> Services {
 fn sampling(raw: &RawSampling, problems: &mut Problems) -> Sampling {
     Sampling {
         rate_pps: number("sampling.rate_pps", raw.rate_pps, 1, 1_000_000, problems),
-        burst: number("sampling.burst", raw.burst, 1, 65_536, problems),
+        burst: number("sampling.burst", raw.burst, 1, 65_535, problems),
     }
 }
 

@@ -136,7 +136,7 @@ pub const SECTIONS: &[Section] = &[
                 "sampling.burst",
                 NUMBER,
                 "samples",
-                "The most of one class on one CPU in one jiffy (1 to 10 ms), 1 to 65536.",
+                "The most of one class on one CPU in one jiffy (1 to 10 ms), 1 to 65535.",
             ),
         ],
     },
