@@ -1,7 +1,9 @@
-//! The poll loop: every 100 ms it reads the counters of every interface and drains the samples.
+//! The poll loop: every 100 ms it reads the counters of every interface, drains the samples, and
+//! hands both on.
 //!
-//! It runs on a thread of its own and makes blocking system calls only; whoever wants its
-//! results takes the latest snapshot. It never waits for anybody.
+//! It runs on a thread of its own and makes blocking system calls only. What happened in a tick
+//! goes to its [`Sink`]; whoever wants totals and rates takes the latest snapshot. It never waits
+//! for anybody.
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
@@ -18,15 +20,24 @@ use ftagent_common::{
     TrafficClass,
     abi::{IFACE_SLOTS, Sampling},
     counters::IfaceCounters,
+    sample::SampleRecord,
 };
 
-use super::window::{IfaceSnapshot, Window};
+use super::{
+    clock,
+    host::watch::Latest,
+    meter::{Meter, Observed, Sink},
+    window::{IfaceSnapshot, Window},
+};
 use crate::{bpf::counters::CounterReader, sys};
 
 /// Time between reads.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Ticks between adjustments of the sampling strides.
-const STRIDE_TICKS: u64 = 10;
+pub const STRIDE_TICKS: u64 = 10;
+/// Samples that one tick takes at most, twice what the ring holds: a ring that fills as fast as it
+/// is drained must not hold the loop.
+const MOST_SAMPLES: usize = 12_000;
 
 /// What the poll loop knows at one instant.
 #[derive(Clone, Debug)]
@@ -89,7 +100,7 @@ impl Shared {
     }
 }
 
-/// The maps that the loop reads, and the one it writes.
+/// The maps that the loop reads, the one it writes, and where its results go.
 pub struct Poll {
     /// The counters.
     pub counters: OwnedFd,
@@ -101,6 +112,18 @@ pub struct Poll {
     pub sample_rate: u32,
     /// Samples of one class in one jiffy and CPU at most.
     pub burst: u32,
+    /// What the host tells of itself.
+    pub host: Arc<Latest>,
+    /// Gets every tick.
+    pub sink: Sink,
+}
+
+/// What the loop keeps from tick to tick.
+struct State {
+    reader: CounterReader,
+    windows: Vec<Window>,
+    meter: Meter,
+    samples: Vec<SampleRecord>,
 }
 
 impl Poll {
@@ -109,37 +132,42 @@ impl Poll {
     /// # Errors
     /// Where the thread cannot be started or the CPUs not be counted.
     pub fn spawn(mut self, shared: Arc<Shared>) -> std::io::Result<thread::JoinHandle<()>> {
-        let mut reader = CounterReader::new()?;
+        let mut state = State {
+            reader: CounterReader::new()?,
+            windows: (0..IFACE_SLOTS).map(|_| Window::default()).collect(),
+            meter: Meter::default(),
+            samples: Vec::with_capacity(512),
+        };
         thread::Builder::new().name("poll".into()).spawn(move || {
-            let mut windows: Vec<Window> = (0..IFACE_SLOTS).map(|_| Window::default()).collect();
             let mut next = Instant::now();
             for tick in 0u64.. {
                 if shared.stop.load(Ordering::Relaxed) {
                     return;
                 }
-                self.tick(&shared, &mut reader, &mut windows);
+                self.tick(&shared, &mut state);
                 if tick % STRIDE_TICKS == STRIDE_TICKS - 1 {
                     self.adapt(&shared);
                 }
-                next += TICK;
+                // Behind (suspended, starved): ticks are not made up for, and none is so short
+                // that a few packets look like a rate.
                 let now = Instant::now();
-                match next.checked_duration_since(now) {
-                    Some(wait) => thread::sleep(wait),
-                    // Behind by more than a tick (suspended, starved): do not catch up.
-                    None => next = now,
-                }
+                next = (next + TICK).max(now + TICK / 2);
+                thread::sleep(next.duration_since(now));
             }
         })
     }
 
-    fn tick(&mut self, shared: &Shared, reader: &mut CounterReader, windows: &mut [Window]) {
+    fn tick(&mut self, shared: &Shared, state: &mut State) {
+        let State { reader, windows, meter, samples } = state;
+        let (at, at_ns, boot_ns) = (Instant::now(), clock::monotonic_ns(), clock::boot_ns());
         let targets = shared.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = Instant::now();
         let mut ifaces = Vec::with_capacity(targets.len());
+        meter.begin();
         for target in targets.iter() {
             let Some(window) = windows.get_mut(target.slot as usize) else { continue };
             match reader.total(self.counters.as_fd(), target.slot) {
                 Ok(mut total) => {
+                    meter.add(target.slot, &target.name, &total);
                     total.add(&target.base);
                     let rates = window.push(at, &total);
                     ifaces.push(IfaceSnapshot { name: target.name.clone(), slot: target.slot, total, rates });
@@ -150,9 +178,15 @@ impl Poll {
             }
         }
         drop(targets);
-        let drained = std::iter::from_fn(|| self.ring.next().map(|item| u64::from(sys::sample(&item).is_some()))).sum();
-        shared.samples.fetch_add(drained, Ordering::Relaxed);
+        samples.clear();
+        let records = std::iter::from_fn(|| self.ring.next().map(|item| sys::sample(&item)));
+        samples.extend(records.take(MOST_SAMPLES).flatten());
+        shared.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
         *shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot { at, ifaces });
+        if let Some((elapsed_ns, classes)) = meter.finish(at_ns, boot_ns) {
+            let host = self.host.take();
+            (self.sink)(Observed { at_ns, unix_ms: clock::unix_ms(), elapsed_ns, classes, samples, host });
+        }
     }
 
     /// Gives every class that is active an equal share of the wanted sample rate: a rare kind of
@@ -176,8 +210,9 @@ impl Poll {
 }
 
 /// Returns the stride of every class so that all of them together give `budget` samples a second:
-/// shares are equal, and what a rare class leaves over goes to the others.
-fn strides(rates: &[f64; TrafficClass::COUNT], budget: u32) -> [u32; TrafficClass::COUNT] {
+/// shares are equal, and what a rare class leaves over goes to the others. `rates` are packets per
+/// second by class.
+pub fn strides(rates: &[f64; TrafficClass::COUNT], budget: u32) -> [u32; TrafficClass::COUNT] {
     let mut order: Vec<usize> = (0..rates.len()).collect();
     order.sort_by(|a, b| rates[*a].total_cmp(&rates[*b]));
     let mut left = f64::from(budget);

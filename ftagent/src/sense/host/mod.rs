@@ -4,10 +4,13 @@
 //! A file that is not there counts as empty (a kernel without IPv6 has no `if_inet6`); one that
 //! cannot be read is told in [`HostFacts::problems`].
 
+pub mod diag;
 mod guard;
 mod proc;
+pub mod stats;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use std::{
     collections::BTreeSet,

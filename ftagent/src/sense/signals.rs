@@ -1,0 +1,128 @@
+//! What the kernel's own statistics and the socket table say of this host, as plain data.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Connections to one local TCP port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSockets {
+    /// The port.
+    pub port: u16,
+    /// Established connections.
+    pub established: u32,
+    /// Handshakes that are not completed (`SYN_RECV`).
+    pub half_open: u32,
+    /// Established for longer than [`HostSignals::STALLED_AGE_S`] and fewer than
+    /// [`HostSignals::STALLED_BYTES`] received: how slow attacks hold connections.
+    pub stalled: u32,
+    /// Peers (by /24 or /64) of the stalled connections.
+    pub stalled_peers: u32,
+}
+
+/// Counts of one interval, from `/proc/net/netstat`, `/proc/net/snmp`, `/proc/net/snmp6` and
+/// `INET_DIAG`. Counters that the kernel lacks are 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostSignals {
+    /// Length of the interval, nanoseconds.
+    pub interval_ns: u64,
+    /// Handshakes that listeners accepted (`Tcp: PassiveOpens`).
+    pub passive_opens: u64,
+    /// Connections that this host began (`Tcp: ActiveOpens`).
+    pub active_opens: u64,
+    /// Handshakes that failed (`Tcp: AttemptFails`).
+    pub attempt_fails: u64,
+    /// Resets that this host sent (`Tcp: OutRsts`).
+    pub resets_sent: u64,
+    /// SYNs dropped because an accept queue was full (`TcpExt: ListenOverflows`).
+    pub listen_overflows: u64,
+    /// SYN cookies sent and those that came back valid (`TcpExt: SyncookiesSent`, `SyncookiesRecv`).
+    pub cookies_sent: u64,
+    /// See [`Self::cookies_sent`].
+    pub cookies_received: u64,
+    /// SYN queue overflows (`TcpExt: TCPReqQFullDoCookies` and `TCPReqQFullDrop`).
+    pub request_queue_full: u64,
+    /// UDP datagrams to ports without a socket (`Udp: NoPorts` and `Udp6NoPorts`).
+    pub udp_no_ports: u64,
+    /// UDP datagrams that reached a socket (`Udp: InDatagrams` and `Udp6InDatagrams`).
+    pub udp_delivered: u64,
+    /// UDP datagrams sent (`Udp: OutDatagrams` and `Udp6OutDatagrams`).
+    pub udp_sent: u64,
+    /// TCP ports with connections, busiest first; `None` where the socket table was not read in
+    /// this interval.
+    pub ports: Option<Vec<PortSockets>>,
+    /// Peers with an accepted TCP connection that has received data, or a connected UDP socket:
+    /// /24 and /64 blocks, see `decide::flows::block_of`. `None` where not read.
+    pub peers: Option<Vec<u64>>,
+}
+
+impl HostSignals {
+    /// Seconds after which a connection with little data is stalled.
+    pub const STALLED_AGE_S: u32 = 10;
+    /// Bytes below which it has received little.
+    pub const STALLED_BYTES: u64 = 2048;
+
+    /// Joins what was read in the interval before this one, that nobody took, to this one.
+    #[must_use]
+    pub fn after(mut self, earlier: Self) -> Self {
+        let sums = [
+            (&mut self.interval_ns, earlier.interval_ns),
+            (&mut self.passive_opens, earlier.passive_opens),
+            (&mut self.active_opens, earlier.active_opens),
+            (&mut self.attempt_fails, earlier.attempt_fails),
+            (&mut self.resets_sent, earlier.resets_sent),
+            (&mut self.listen_overflows, earlier.listen_overflows),
+            (&mut self.cookies_sent, earlier.cookies_sent),
+            (&mut self.cookies_received, earlier.cookies_received),
+            (&mut self.request_queue_full, earlier.request_queue_full),
+            (&mut self.udp_no_ports, earlier.udp_no_ports),
+            (&mut self.udp_delivered, earlier.udp_delivered),
+            (&mut self.udp_sent, earlier.udp_sent),
+        ];
+        for (sum, more) in sums {
+            *sum = sum.saturating_add(more);
+        }
+        self.ports = self.ports.or(earlier.ports);
+        self.peers = self.peers.or(earlier.peers);
+        self
+    }
+}
+
+/// Returns the block that an address belongs to, as a key: the /24 of IPv4, the /64 of IPv6. The
+/// top bit tells the families apart, at the price of the first bit of an IPv6 address, which no
+/// global unicast address has set (RFC 4291, section 2.4).
+pub fn block_of(address: IpAddr) -> u64 {
+    const V6: u64 = 1 << 63;
+    let of_v6 = |address: Ipv6Addr| V6 | (address.to_bits() >> 64) as u64;
+    match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits() >> 8),
+        IpAddr::V6(address) => of_v6(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_block_have_one_key() {
+        let cases = [
+            ("192.0.2.1", "192.0.2.255", true),
+            ("192.0.2.1", "192.0.3.1", false),
+            ("192.0.2.1", "::ffff:192.0.2.9", true),
+            ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("0.0.0.0", "::2", false),
+        ];
+        for (a, b, same) in cases {
+            let [a, b] = [a, b].map(|address| block_of(address.parse().unwrap()));
+            assert_eq!(a == b, same, "{a:x} {b:x}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_took_is_not_lost() {
+        let earlier = HostSignals { interval_ns: 2, udp_sent: 5, peers: Some(vec![1]), ..HostSignals::default() };
+        let later = HostSignals { interval_ns: 3, udp_sent: 7, ..HostSignals::default() };
+        let both = later.after(earlier);
+        assert_eq!((both.interval_ns, both.udp_sent, both.peers, both.ports), (5, 12, Some(vec![1]), None));
+    }
+}
