@@ -12,7 +12,7 @@ pub mod class;
 pub mod counters;
 pub mod lists;
 pub mod parse;
-mod ports;
+pub mod ports;
 pub mod reason;
 pub mod sample;
 

@@ -61,7 +61,7 @@ static BY_SOURCE: [Option<TrafficClass>; 65536] = {
 
 /// Returns the class that a UDP source port suggests.
 #[inline(always)]
-pub(crate) fn by_source(port: u16) -> Option<TrafficClass> {
+pub fn by_source(port: u16) -> Option<TrafficClass> {
     // A u16 cannot leave the table, so no bounds check is compiled.
     BY_SOURCE[port as usize]
 }

@@ -1,0 +1,333 @@
+//! Conversations: what is known of the flows that the samples touched.
+//!
+//! A bounded table of 5-tuples, both directions of a flow in one entry. Its places are chosen by a
+//! keyed hash, and what a stranger can make cheaply never pushes out what took a handshake.
+
+mod track;
+
+use std::net::IpAddr;
+
+use super::{Packet, packet::tcp, table::mix};
+
+pub use track::{State, http};
+
+/// Flows in one bucket.
+const WAYS: usize = 8;
+/// Buckets.
+const BUCKETS: usize = 4096;
+// With what decides about a place, the table stays below 6 MiB.
+const _: () = assert!(WAYS * BUCKETS * (size_of::<Flow>() + size_of::<Worth>() + 8) <= 6 << 20);
+/// After so long a flow that proved nothing gives way, nanoseconds.
+const BRIEF_NS: u64 = 3_000_000_000;
+/// After so long any flow gives way, nanoseconds.
+const IDLE_NS: u64 = 180_000_000_000;
+
+/// Returns the block that an address belongs to: its /24, or its /64.
+pub fn block_of(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8),
+        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+    }
+}
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Half {
+    /// Packets.
+    pub packets: u32,
+    /// Bytes of payload.
+    pub payload: u32,
+    /// The sequence number that comes next.
+    pub next_seq: u32,
+    /// The number of the SYN.
+    pub isn: u32,
+    /// The last acknowledgement.
+    pub ack: u32,
+    /// All TCP flags that were seen.
+    pub flags: u8,
+    /// Packets that went on where earlier ones ended.
+    pub steady: u16,
+    /// Segments with payload.
+    pub data: u16,
+}
+
+/// What was noticed of a flow; bits of [`Flow::notes`].
+pub mod note {
+    /// This host sent packets of it.
+    pub const OUTBOUND: u16 = 1;
+    /// This host sent the first packet that was seen.
+    pub const OURS: u16 = 1 << 1;
+    /// The handshake was completed.
+    pub const COMPLETE: u16 = 1 << 2;
+    /// The handshake was completed, and the acknowledgement fits what this host sent.
+    pub const PROVEN: u16 = 1 << 3;
+    /// An HTTP request was seen.
+    pub const REQUEST: u16 = 1 << 4;
+    /// The request's head was seen whole and does not end.
+    pub const UNFINISHED: u16 = 1 << 5;
+    /// A TLS ClientHello was seen.
+    pub const HELLO: u16 = 1 << 6;
+    /// The source was proposed as known.
+    pub const PROPOSED: u16 = 1 << 7;
+    /// FIN or RST was seen.
+    pub const CLOSED: u16 = 1 << 8;
+    /// The request names a length: a body follows.
+    pub const POST: u16 = 1 << 9;
+    /// The request or the ClientHello came in the direction of half 1.
+    pub const BY_SECOND: u16 = 1 << 12;
+    /// An earlier connection with the same ends completed its handshake.
+    pub const COMPLETED_BEFORE: u16 = 1 << 11;
+    /// The peer acknowledged something after its request: it was answered.
+    pub const ANSWERED: u16 = 1 << 10;
+}
+
+/// A flow: half 0 is the direction of the first packet that was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// Identity; 0 where the place is empty.
+    pub tag: u64,
+    /// First packet, nanoseconds.
+    pub first_ns: u64,
+    /// Last packet, nanoseconds.
+    pub last_ns: u64,
+    /// When the last request began, nanoseconds.
+    pub request_ns: u64,
+    /// Both directions.
+    pub halves: [Half; 2],
+    /// The acknowledgement that the last request or ClientHello carried.
+    pub request_ack: u32,
+    /// See [`note`].
+    pub notes: u16,
+    /// Requests.
+    pub requests: u16,
+    /// Small pieces of a request that came by themselves.
+    pub drips: u16,
+    /// Those that came long after the request began.
+    pub late_drips: u16,
+    /// Segments after a ClientHello.
+    pub after_hello: u16,
+    /// Local port.
+    pub port: u16,
+    /// Whether half 0 is sent by the lower of both ends.
+    pub lower: bool,
+}
+
+impl Flow {
+    /// Returns whether a note was made.
+    pub fn has(&self, note: u16) -> bool {
+        self.notes & note != 0
+    }
+
+    /// Returns whether it has proved that both ends take part, or goes on as only its ends can.
+    pub fn is_established(&self) -> bool {
+        self.has(note::COMPLETE | note::PROVEN)
+            || self.halves.iter().any(|half| half.steady >= 3)
+            || self.halves.iter().all(|half| half.packets >= 2)
+    }
+
+    /// Returns whether a packet is the one that completed the handshake.
+    pub fn just_completed(&self, packet: &Packet) -> bool {
+        let [first, _] = &self.halves;
+        self.has(note::COMPLETE)
+            && self.last_ns == packet.time_ns
+            && first.flags & tcp::SYN != 0
+            && first.steady == 1
+            && packet.seq == first.isn.wrapping_add(1)
+    }
+
+    /// Returns how many bytes of answer the client has acknowledged since its request or ClientHello.
+    pub fn answered_bytes(&self) -> u32 {
+        let [first, second] = &self.halves;
+        let client = if self.has(note::BY_SECOND) { second } else { first };
+        client.ack.wrapping_sub(self.request_ack)
+    }
+
+    /// Returns whether both ends speak repeatedly.
+    pub fn talks(&self) -> bool {
+        let [a, b] = &self.halves;
+        a.packets.min(b.packets) >= 2 && a.packets.max(b.packets) >= 3
+    }
+}
+
+/// What the table said of a packet when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Identity of the flow; 0 where the packet has none.
+    pub tag: u64,
+    /// Its place in the table, while [`Flow::tag`] is the same.
+    pub place: u32,
+    /// How it continues its flow.
+    pub state: State,
+    /// It answers a packet that came in: only where both directions are fed in as arriving.
+    pub response: bool,
+    /// This host had sent packets of the flow.
+    pub asked: bool,
+    /// It is a small piece of an unfinished request.
+    pub drip: bool,
+    /// Its source's block was known before.
+    pub known: bool,
+}
+
+impl Mark {
+    /// Of a packet that belongs to no flow.
+    pub const NONE: Self =
+        Self { tag: 0, place: 0, state: State::None, response: false, asked: false, drip: false, known: false };
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    seed: u64,
+    flows: Vec<Flow>,
+    /// What decides about a place, apart from the flows: a bucket of it is two cache lines.
+    tags: Vec<u64>,
+    worths: Vec<Worth>,
+}
+
+/// What a place is worth.
+#[derive(Clone, Copy, Debug, Default)]
+struct Worth {
+    /// Last packet, in units of 2^20 nanoseconds; wraps after 52 days.
+    last: u32,
+    established: bool,
+    closed: bool,
+}
+
+/// Where a packet's flow is.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    tag: u64,
+    /// The packet is sent by the lower end.
+    lower: bool,
+}
+
+impl Flows {
+    /// Makes an empty table.
+    pub fn new(seed: u64) -> Self {
+        let places = WAYS * BUCKETS;
+        Self {
+            seed,
+            flows: vec![Flow::default(); places],
+            tags: vec![0; places],
+            worths: vec![Worth::default(); places],
+        }
+    }
+
+    /// Returns the flow that a mark was made of, if it is still there.
+    pub fn get(&self, mark: &Mark) -> Option<&Flow> {
+        self.flows.get(mark.place as usize).filter(|flow| flow.tag == mark.tag && mark.tag != 0)
+    }
+
+    /// Returns all flows.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.iter().filter(|flow| flow.tag != 0)
+    }
+
+    /// Takes in a packet; `outbound`: this host sent it. Returns the mark, and the block of the
+    /// source where the flow has just proved that it cannot be forged cheaply. `sees_own`: packets
+    /// that this host sends are seen, so that proof can be had from them.
+    pub fn note(&mut self, packet: &Packet, outbound: bool, sees_own: bool) -> (Mark, Option<u64>) {
+        let Some(key) = self.key(packet) else { return (Mark::NONE, None) };
+        let (place, found) = self.place(key.tag, packet.time_ns);
+        let Some(flow) = self.flows.get_mut(place) else { return (Mark::NONE, None) };
+        if !found {
+            if !self.worths.get(place).is_some_and(|worth| may_replace(flow.tag, *worth, packet.time_ns)) {
+                return (Mark { tag: key.tag, place: u32::MAX, state: State::First, ..Mark::NONE }, None);
+            }
+            *flow = Flow {
+                tag: key.tag,
+                first_ns: packet.time_ns,
+                lower: key.lower,
+                notes: if outbound { note::OURS } else { 0 },
+                port: if outbound { packet.sport } else { packet.dport },
+                ..Flow::default()
+            };
+        }
+        let asked = flow.has(note::OUTBOUND);
+        let forward = flow.lower == key.lower;
+        let (state, drip) = track::advance(flow, packet, forward);
+        flow.last_ns = packet.time_ns;
+        if let (Some(tag), Some(worth)) = (self.tags.get_mut(place), self.worths.get_mut(place)) {
+            *tag = key.tag;
+            *worth = Worth {
+                last: coarse(packet.time_ns),
+                established: flow.is_established(),
+                closed: flow.has(note::CLOSED),
+            };
+        }
+        if outbound {
+            flow.notes |= note::OUTBOUND;
+        }
+        let remote = if outbound { packet.dst() } else { packet.src() };
+        let proven = track::is_proof(flow, packet, sees_own) && !flow.has(note::PROPOSED);
+        if proven {
+            flow.notes |= note::PROPOSED;
+        }
+        let response = !outbound && !forward && !flow.has(note::OURS);
+        let mark = Mark { tag: key.tag, place: place as u32, state, response, asked, drip, known: false };
+        (mark, remote.filter(|_| proven).map(block_of))
+    }
+
+    fn key(&self, packet: &Packet) -> Option<Key> {
+        let (src, dst) = packet.ends?;
+        // Later fragments have no ports; they are looked at as datagrams, not as flows.
+        if packet.fragment.is_some_and(|fragment| fragment.offset != 0) {
+            return None;
+        }
+        let end = |address: IpAddr, port: u16| match address {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()), port),
+            IpAddr::V6(v6) => (v6.to_bits(), port),
+        };
+        let (from, to) = (end(src, packet.sport), end(dst, packet.dport));
+        let lower = from <= to;
+        let (low, high) = if lower { (from, to) } else { (to, from) };
+        let mut tag = mix(self.seed ^ u64::from(packet.proto) << 32 ^ u64::from(low.1) << 16 ^ u64::from(high.1));
+        for word in [low.0 as u64, (low.0 >> 64) as u64, high.0 as u64, (high.0 >> 64) as u64] {
+            tag = mix(tag.rotate_left(23) ^ word ^ self.seed);
+        }
+        Some(Key { tag: tag.max(1), lower })
+    }
+
+    /// Returns the place of a flow and whether it is there, or the place that it may take.
+    fn place(&self, tag: u64, now_ns: u64) -> (usize, bool) {
+        let first = (tag as usize % BUCKETS) * WAYS;
+        let bucket = self.tags.get(first..first + WAYS).unwrap_or_default();
+        if let Some(at) = bucket.iter().position(|other| *other == tag) {
+            return (first + at, true);
+        }
+        let worths = self.worths.get(first..first + WAYS).unwrap_or_default();
+        let cheapest =
+            bucket.iter().zip(worths).enumerate().min_by_key(|(_, (tag, worth))| price(**tag, **worth, now_ns));
+        (first + cheapest.map_or(0, |(at, _)| at), false)
+    }
+}
+
+fn coarse(ns: u64) -> u32 {
+    (ns >> 20) as u32
+}
+
+/// Returns for how long a place was idle, nanoseconds.
+fn idle(worth: Worth, now_ns: u64) -> u64 {
+    u64::from(coarse(now_ns).wrapping_sub(worth.last)) << 20
+}
+
+/// Returns how dear a place is: 0 is empty, then what is idle, then what proved nothing, oldest
+/// first.
+fn price(tag: u64, worth: Worth, now_ns: u64) -> u64 {
+    let idle = idle(worth, now_ns);
+    let youth = IDLE_NS.saturating_sub(idle);
+    match worth.established {
+        _ if tag == 0 => 0,
+        _ if idle > IDLE_NS => 1,
+        false => 2 + youth,
+        true => 2 + IDLE_NS + youth,
+    }
+}
+
+fn may_replace(tag: u64, worth: Worth, now_ns: u64) -> bool {
+    let idle = idle(worth, now_ns);
+    tag == 0 || !worth.established || idle > IDLE_NS || (worth.closed && idle > BRIEF_NS)
+}
+
+#[cfg(test)]
+mod tests;
