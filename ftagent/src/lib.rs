@@ -9,11 +9,13 @@ pub mod agent;
 pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod decide;
 pub mod doctor;
 #[cfg(test)]
 mod documents;
 pub mod feeds;
 mod privileges;
+pub mod record;
 pub mod replay;
 pub mod sense;
 pub mod serve;

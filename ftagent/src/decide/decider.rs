@@ -1,0 +1,373 @@
+//! Joins baselines, detection, analysis and incidents.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Excess, Metric, Now, Tick,
+    analyst::{Analyst, Question},
+    baseline::{Baselines, Checkpoint, Learning, Second, View},
+    classify::{Finding, Judgement},
+    destinations::{DestinationView, Destinations},
+    detect::Detector,
+    incident::{Entry, Incident},
+    machine::{Known, Machine},
+};
+
+/// How it decides. There is nothing to tune: these are contracts, not thresholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Seconds of data before the baseline is trusted.
+    pub trust_after_s: u64,
+    /// Keys the tables that senders could otherwise fill on purpose.
+    pub seed: u64,
+}
+
+/// What was decided in a tick.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// An incident opened.
+    Opened {
+        /// Its id.
+        id: String,
+    },
+    /// Something about it changed that people want to know.
+    Changed {
+        /// Its id.
+        id: String,
+        /// What, in words.
+        what: String,
+    },
+    /// It closed.
+    Closed {
+        /// Its id.
+        id: String,
+    },
+    /// Something to know that is no attack: the ceiling doubled, load that looks human.
+    Notice {
+        /// What, in words.
+        what: String,
+    },
+}
+
+/// Findings from this confidence on open an incident once normal is known.
+const SURE: f64 = 0.5;
+/// Findings from this confidence on open an incident while nothing is known.
+const SURE_WHEN_COLD: f64 = 0.9;
+/// Notices that are kept.
+const NOTICES: usize = 64;
+/// An excess that looks ordinary is told again after this time.
+const TELL_AGAIN_NS: u64 = 600_000_000_000;
+/// An excess must look ordinary for so many judgements before it is told.
+const ORDINARY_TIMES: u32 = 10;
+/// What is suspicious for so many judgements is named in hindsight if it ends before it is certain.
+const SUSPICIOUS_TIMES: u32 = 20;
+/// A suspicion is over when the rate has fallen to this share of its peak …
+const ENDED: f64 = 0.25;
+/// … for this long.
+const ENDED_NS: u64 = 2_000_000_000;
+/// An incident is judged at every tick while it is this young, then twice a second.
+const YOUNG_NS: u64 = 5_000_000_000;
+/// Ticks between judgements of an older incident.
+const SELDOM: u64 = 5;
+
+/// What looks like an attack while nothing is known of what is normal.
+#[derive(Clone, Debug)]
+struct Suspicion {
+    finding: Finding,
+    began: Now,
+    times: u32,
+    peak: (f64, f64),
+    low_since_ns: Option<u64>,
+}
+
+/// The functional core.
+#[derive(Clone, Debug)]
+pub struct Decider {
+    settings: Settings,
+    baselines: Baselines,
+    detector: Detector,
+    destinations: Destinations,
+    analyst: Analyst,
+    machine: Machine,
+    notices: VecDeque<Entry>,
+    told: BTreeMap<TrafficClass, (u32, u64)>,
+    suspicion: Option<Suspicion>,
+    /// When a class was last found suspicious.
+    suspect_ns: BTreeMap<TrafficClass, u64>,
+    /// What was counted since the last second ended.
+    second: Vec<(u64, u64)>,
+    second_ns: u64,
+    ticks: u64,
+}
+
+impl Decider {
+    /// Knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            baselines: Baselines::default(),
+            detector: Detector::default(),
+            destinations: Destinations::default(),
+            analyst: Analyst::new(settings.seed),
+            machine: Machine::default(),
+            notices: VecDeque::new(),
+            told: BTreeMap::new(),
+            suspicion: None,
+            suspect_ns: BTreeMap::new(),
+            second: vec![(0, 0); TrafficClass::COUNT],
+            second_ns: 0,
+            ticks: 0,
+        }
+    }
+
+    /// Takes in a tick and returns what was decided.
+    pub fn on_tick(&mut self, tick: &Tick<'_>) -> Vec<Event> {
+        self.ticks += 1;
+        self.analyst.observe(tick);
+        let trusted = self.is_trusted();
+        let excess = self.detector.on_tick(tick, &self.baselines, trusted);
+        let mut events = Vec::new();
+        let judgement = self.judge(tick.now, &excess, trusted);
+        let bar = if trusted { SURE } else { SURE_WHEN_COLD };
+        let (sure, unsure): (Vec<_>, Vec<_>) = judgement.findings.into_iter().partition(|f| f.confidence >= bar);
+        events.extend(self.machine.confirm(tick.now, &sure, &excess, trusted, None));
+        events.extend(self.look_at_addresses(tick, trusted, sure.is_empty()));
+        self.suspect(tick.now, &sure);
+        self.suspect(tick.now, &unsure);
+        events.extend(self.watch_suspicion(tick.now, &unsure, trusted));
+        events.extend(self.tell_ordinary(tick.now, &excess, &judgement.ordinary));
+        let Self { machine, detector, baselines, destinations, .. } = self;
+        events.extend(machine.on_tick(tick, &Known { detector, baselines, destinations }));
+        events.extend(self.learn(tick));
+        events
+    }
+
+    /// Judges an address far above its own level by its own packets, where the classes show nothing.
+    fn look_at_addresses(&mut self, tick: &Tick<'_>, trusted: bool, classes_are_fine: bool) -> Vec<Event> {
+        let Some(focus) = self.destinations.on_tick(tick, trusted) else { return Vec::new() };
+        if !classes_are_fine {
+            return Vec::new();
+        }
+        let only = Some(focus.address);
+        let question = Question { now_ns: tick.now.mono_ns, excess: &focus.excess, trusted, only };
+        let mut findings = self.analyst.judge(&question).findings;
+        findings.retain(|finding| finding.confidence >= SURE);
+        self.suspect(tick.now, &findings);
+        self.machine.confirm(tick.now, &findings, &focus.excess, trusted, only)
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.baselines.learned_s() >= self.settings.trust_after_s
+    }
+
+    fn judge(&mut self, now: Now, excess: &[Excess], trusted: bool) -> Judgement {
+        let young = self.machine.opened_ns().is_none_or(|opened| now.mono_ns.saturating_sub(opened) < YOUNG_NS);
+        let due = young || self.ticks.is_multiple_of(SELDOM);
+        let mut judgement = if excess.is_empty() || !due {
+            Judgement::default()
+        } else {
+            self.analyst.judge(&Question { now_ns: now.mono_ns, excess, trusted, only: None })
+        };
+        if self.ticks.is_multiple_of(10) {
+            judgement.findings.extend(self.analyst.standing(now.mono_ns).findings);
+        }
+        judgement
+    }
+
+    fn suspect(&mut self, now: Now, findings: &[Finding]) {
+        for finding in findings.iter().filter(|finding| finding.confidence >= SURE) {
+            for class in finding.evidence.classes.iter().filter_map(|name| TrafficClass::from_name(name)) {
+                self.suspect_ns.insert(class, now.mono_ns);
+            }
+        }
+    }
+
+    /// While nothing is known of what is normal, what looks like an attack is neither learned nor
+    /// acted on; if it ends before that changes, it is named then.
+    fn watch_suspicion(&mut self, now: Now, unsure: &[Finding], trusted: bool) -> Vec<Event> {
+        if trusted || self.machine.is_open() {
+            self.suspicion = None;
+            return Vec::new();
+        }
+        if let Some(finding) = unsure.first().filter(|finding| finding.confidence >= SURE) {
+            let suspicion = self.suspicion.get_or_insert_with(|| Suspicion {
+                finding: finding.clone(),
+                began: now,
+                times: 0,
+                peak: (0.0, 0.0),
+                low_since_ns: None,
+            });
+            suspicion.times += 1;
+            if finding.confidence > suspicion.finding.confidence {
+                suspicion.finding = finding.clone();
+            }
+        }
+        let Some(suspicion) = &mut self.suspicion else { return Vec::new() };
+        let classes = suspicion.finding.evidence.classes.iter().filter_map(|name| TrafficClass::from_name(name));
+        let rates = classes.map(|class| self.detector.rates(class));
+        let (pps, bps) = rates.fold((0.0, 0.0), |sum, rate| (sum.0 + rate.0, sum.1 + rate.1));
+        suspicion.peak = (suspicion.peak.0.max(pps), suspicion.peak.1.max(bps));
+        if pps > suspicion.peak.0 * ENDED {
+            suspicion.low_since_ns = None;
+            return Vec::new();
+        }
+        let since = *suspicion.low_since_ns.get_or_insert(now.mono_ns);
+        if now.mono_ns.saturating_sub(since) < ENDED_NS {
+            return Vec::new();
+        }
+        match self.suspicion.take() {
+            Some(Suspicion { finding, began, times, peak, .. }) if times >= SUSPICIOUS_TIMES => {
+                self.machine.in_hindsight(now, began, &finding, peak)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tells once of an excess that no finding explains.
+    fn tell_ordinary(&mut self, now: Now, excess: &[Excess], lines: &[String]) -> Vec<Event> {
+        let Some(line) = lines.first().filter(|_| self.is_trusted() && !self.machine.is_open()) else {
+            return Vec::new();
+        };
+        let Some(busiest) = excess.iter().max_by(|a, b| a.pps.total_cmp(&b.pps)) else { return Vec::new() };
+        let (times, last) = self.told.entry(busiest.class).or_insert((0, 0));
+        *times += 1;
+        let due = *last == 0 || now.mono_ns.saturating_sub(*last) >= TELL_AGAIN_NS;
+        if *times < ORDINARY_TIMES || !due {
+            return Vec::new();
+        }
+        (*times, *last) = (0, now.mono_ns);
+        vec![self.notice(now, line.clone())]
+    }
+
+    fn notice(&mut self, at: Now, what: String) -> Event {
+        self.notices.push_back(Entry { at, what: what.clone() });
+        if self.notices.len() > NOTICES {
+            self.notices.pop_front();
+        }
+        Event::Notice { what }
+    }
+
+    /// Learns whenever a second is over.
+    fn learn(&mut self, tick: &Tick<'_>) -> Vec<Event> {
+        self.second_ns += tick.elapsed_ns;
+        for (sum, count) in self.second.iter_mut().zip(&tick.counts.classes) {
+            sum.0 += count.packets;
+            sum.1 += count.bytes;
+        }
+        if self.second_ns < 1_000_000_000 {
+            return Vec::new();
+        }
+        let (now, length) = (tick.now, self.second_ns as f64 / 1e9);
+        let seconds: Vec<Second> = TrafficClass::ALL
+            .into_iter()
+            .zip(&self.second)
+            .map(|(class, (packets, bytes))| Second {
+                pps: *packets as f64 / length,
+                bps: *bytes as f64 * 8.0 / length,
+                ordinary: !self.machine.holds(class) && !self.is_suspect(class, now),
+            })
+            .collect();
+        self.second.fill((0, 0));
+        self.second_ns = 0;
+        let was_trusted = self.is_trusted();
+        let doubled = self.baselines.second(now, &seconds);
+        let mut events = Vec::new();
+        if !was_trusted && self.is_trusted() {
+            events.push(self.notice(now, "the baseline is trusted from now on".to_owned()));
+        }
+        for (class, metric, value) in doubled {
+            let unit = if metric == Metric::Bps { "bit/s" } else { "pps" };
+            let what = format!(
+                "the ceiling of {} has doubled to {value:.0} {unit}: if this load is not yours, look at `ftagent baseline show --class {0}`",
+                class.as_str()
+            );
+            events.push(self.notice(now, what));
+        }
+        events
+    }
+
+    fn is_suspect(&self, class: TrafficClass, now: Now) -> bool {
+        self.suspect_ns.get(&class).is_some_and(|at| now.mono_ns.saturating_sub(*at) <= 1_500_000_000)
+    }
+
+    /// Returns the incidents, oldest first; at most [`super::machine::KEPT`].
+    pub fn incidents(&self) -> impl DoubleEndedIterator<Item = &Incident> {
+        self.machine.incidents()
+    }
+
+    /// Takes over the incidents of an earlier life. One that was open is closed: what it was about
+    /// opens a new one if it still goes on.
+    pub fn remember(&mut self, incidents: Vec<Incident>) {
+        self.machine.remember(incidents);
+    }
+
+    /// Returns the latest notices, oldest first.
+    pub fn notices(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.notices.iter()
+    }
+
+    /// Returns how much is known.
+    pub fn learning(&self) -> Learning {
+        let state = match () {
+            () if !self.is_trusted() => "new",
+            () if !self.baselines.is_past_first_week() => "learning",
+            () => "learned",
+        };
+        let bound = if self.baselines.is_past_first_week() {
+            "a threshold grows at most ×2 in 24 hours and ×10 in 30 days, whatever the traffic"
+        } else {
+            "in the first week no threshold rises over 8 times the quietest hour, whatever the traffic"
+        };
+        Learning {
+            state: state.to_owned(),
+            learned_s: self.baselines.learned_s(),
+            trust_after_s: self.settings.trust_after_s,
+            bound: bound.to_owned(),
+        }
+    }
+
+    /// Returns the busiest addresses behind this node, busiest first.
+    pub fn destinations(&self) -> Vec<DestinationView> {
+        self.destinations.views()
+    }
+
+    /// Returns what is known of every class and metric that was ever seen.
+    pub fn baselines(&self) -> Vec<View> {
+        self.baselines.views(self.is_trusted())
+    }
+
+    /// Returns what outlives a restart.
+    pub fn checkpoint(&self, now: Now) -> Checkpoint {
+        self.baselines.checkpoint(now)
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// Where it cannot be used, in words; nothing has changed then.
+    pub fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
+        self.baselines = Baselines::restore(checkpoint)?;
+        Ok(())
+    }
+
+    /// Takes the operator's word that the present load is normal: baselines and ceilings begin
+    /// anew from it, and an open incident closes.
+    pub fn accept(&mut self, now: Now) -> Vec<Event> {
+        self.baselines.accept(now, self.settings.trust_after_s);
+        self.detector = Detector::default();
+        let mut events: Vec<Event> =
+            self.machine.close_open(now, "closed: the operator accepted this load as normal").into_iter().collect();
+        events.push(self.notice(now, "the operator accepted the present load as normal".to_owned()));
+        events
+    }
+
+    /// Forgets everything that was learned, of one class or of all.
+    pub fn reset(&mut self, class: Option<TrafficClass>) {
+        self.baselines.reset(class);
+        self.detector = Detector::default();
+    }
+}

@@ -1,0 +1,95 @@
+//! Incidents: what people see of an attack.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Metric, Now, Vector, classify::Finding};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth a look; nothing is ever dropped for it.
+    Info,
+    /// Below five times what is normal and 10 000 packets or 100 Mbit a second.
+    Low,
+    /// More than that.
+    Medium,
+    /// From 50 000 packets or 500 Mbit a second on.
+    High,
+    /// From 500 000 packets or 5 Gbit a second on.
+    Critical,
+}
+
+impl Severity {
+    /// Returns the name that users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Something that happened in an incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When.
+    pub at: Now,
+    /// What, in words.
+    pub what: String,
+}
+
+/// An incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Its name: the UTC time at which it opened and a number, unique on this node.
+    pub id: String,
+    /// The vector; [`Vector::MultiVector`] or [`Vector::CarpetBombing`] where that is what it is.
+    pub vector: Vector,
+    /// Every vector that was found in it, strongest first.
+    pub vectors: Vec<Vector>,
+    /// How sure it is, 0 to 1.
+    pub confidence: f64,
+    /// How bad it got.
+    pub severity: Severity,
+    /// The tool that the packets look like.
+    pub tool: Option<String>,
+    /// When the excess began.
+    pub began: Now,
+    /// When it was decided that this is an attack.
+    pub opened: Now,
+    /// When the metric that opened it fell below the exit threshold for good; absent while open.
+    pub closed: Option<Now>,
+    /// When it was below the exit threshold last, while it is open and waits to be closed.
+    pub quiet_since: Option<Now>,
+    /// The metric that opened it and must fall for it to close.
+    pub metric: Metric,
+    /// The rate below which it ends, in the metric.
+    pub exit_threshold: f64,
+    /// The present rate of its classes, packets and bits per second, before drops.
+    pub pps: f64,
+    /// See [`Self::pps`].
+    pub bps: f64,
+    /// The highest rates, over 100 ms.
+    pub peak_pps: f64,
+    /// See [`Self::peak_pps`].
+    pub peak_bps: f64,
+    /// Packets of its classes since it began.
+    pub packets: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// The vectors with their evidence, as strong as it ever was.
+    pub findings: Vec<Finding>,
+    /// What happened, in order; the oldest entries of a long incident but the first are dropped.
+    pub timeline: Vec<Entry>,
+}
+
+impl Incident {
+    /// Returns whether it is still going on.
+    pub const fn is_open(&self) -> bool {
+        self.closed.is_none()
+    }
+}
