@@ -11,11 +11,11 @@ use ftagent_common::abi::{ALLOW_ENTRIES, BLOCK_ENTRIES, IFACE_SLOTS};
 use ipnet::IpNet;
 
 use super::{
-    Block, Config, FeedFile, FeedPolicy, InterfaceName, Interfaces, Lists, Log, MIN_PREFIX4, MIN_PREFIX6, Metrics,
-    Mitigation, Paths, Probation, Problem, Sampling, Services,
+    Block, Config, FeedFile, FeedPolicy, InterfaceName, Interfaces, Learning, Lists, Log, MIN_PREFIX4, MIN_PREFIX6,
+    Metrics, Mitigation, Paths, Probation, Problem, Sampling, Services,
     raw::{
-        Raw, RawBlock, RawFeed, RawFeedPolicy, RawInterfaces, RawLists, RawMetrics, RawPaths, RawProbation,
-        RawSampling, RawServices,
+        Raw, RawBlock, RawFeed, RawFeedPolicy, RawInterfaces, RawLearning, RawLists, RawMetrics, RawPaths,
+        RawProbation, RawSampling, RawServices,
     },
     too_short,
 };
@@ -41,6 +41,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
         services: services(&raw.services, problems),
         sampling: sampling(&raw.sampling, problems),
         probation: probation(&raw.probation, problems),
+        learning: learning(&raw.learning, problems),
         mitigation: Mitigation { mode: raw.mitigation.mode },
         log: Log { level: raw.log.level, format: raw.log.format },
     }
@@ -263,4 +264,9 @@ fn number(path: &str, value: i64, least: u32, most: u32, problems: &mut Problems
 fn probation(raw: &RawProbation, problems: &mut Problems) -> Probation {
     let window = duration("probation.window", &raw.window, SECOND..=10 * MINUTE, problems);
     Probation { enabled: raw.enabled, window: window.unwrap_or_default() }
+}
+
+fn learning(raw: &RawLearning, problems: &mut Problems) -> Learning {
+    let trust_after = duration("learning.trust_after", &raw.trust_after, SECOND..=30 * DAY, problems);
+    Learning { trust_after: trust_after.unwrap_or(10 * MINUTE) }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// The probation after attaching.
     pub probation: Probation,
+    /// How the agent learns what is normal.
+    pub learning: Learning,
     /// What the agent may do.
     pub mitigation: Mitigation,
     /// The agent's own log.
@@ -181,6 +183,13 @@ pub struct Probation {
     pub enabled: bool,
     /// How long silence, where there were packets before, is watched before detaching.
     pub window: Duration,
+}
+
+/// How the agent learns what is normal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learning {
+    /// How much ordinary traffic is learned from before the baseline is trusted.
+    pub trust_after: Duration,
 }
 
 /// What the agent may do.

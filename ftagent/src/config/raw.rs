@@ -32,6 +32,7 @@ sections! {
         services: RawServices = RawServices::default(),
         sampling: RawSampling = RawSampling::default(),
         probation: RawProbation = RawProbation::default(),
+        learning: RawLearning = RawLearning::default(),
         mitigation: RawMitigation = RawMitigation::default(),
         log: RawLog = RawLog::default(),
         feeds: Vec<RawFeed> = Vec::new(),
@@ -82,7 +83,7 @@ sections! {
 
     /// `[sampling]`
     RawSampling {
-        rate_pps: i64 = 2000,
+        rate_pps: i64 = 10000,
         burst: i64 = 32,
     }
 
@@ -90,6 +91,11 @@ sections! {
     RawProbation {
         enabled: bool = true,
         window: String = "10s".into(),
+    }
+
+    /// `[learning]`
+    RawLearning {
+        trust_after: String = "10m".into(),
     }
 
     /// `[mitigation]`

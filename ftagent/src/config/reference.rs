@@ -149,6 +149,17 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "learning",
+        doc: "How the agent learns what is normal here. There are no thresholds to tune.",
+        keys: &[row(
+            "learning.trust_after",
+            DURATION,
+            "",
+            "How much ordinary traffic is learned from before the baseline is trusted; 1 s to 30 days. Until then \
+             only what no node has any business receiving, and what the packets alone prove, is an attack.",
+        )],
+    },
+    Section {
         name: "mitigation",
         doc: "What the agent may do by itself. Block lists are enforced in every mode.",
         keys: &[row(

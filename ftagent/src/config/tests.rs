@@ -87,6 +87,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("[services]\nudp = [53, 65536]", &["t.toml:2:", "`services.udp[1]`", "65536 is not a port"]),
     ("[services]\nudp = [53, \"dns\"]", &["t.toml:2:", "`services.udp[1]`", "a list of ports"]),
     ("[sampling]\nrate_pps = -1", &["t.toml:2:", "out of range", "1 to 1000000"]),
+    ("[learning]\ntrust_after = \"0s\"", &["t.toml:2:", "out of range", "from 1s to"]),
     ("[log\nlevel = 1", &["t.toml:1:"]),
     ("[log]\nlevel = \"info\"\nlevel = \"warn\"", &["t.toml:3:", "duplicate"]),
 ];
