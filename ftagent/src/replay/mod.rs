@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod check;
 pub mod frame;
+mod mind;
 pub mod output;
 pub mod report;
 pub mod rewrite;

@@ -6,6 +6,11 @@ use ftagent_common::{TrafficClass, counters::IfaceCounters};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::scenario::Label;
+use crate::decide::{
+    Incident, Severity, Vector,
+    classify::{Evidence, Finding},
+    incident::Entry,
+};
 
 /// The schema of the JSON.
 pub const SCHEMA: &str = "ftagent.replay/1";
@@ -29,8 +34,10 @@ pub struct Report {
     pub classes: Vec<ClassReport>,
     /// The sources, in the order given.
     pub sources: Vec<SourceReport>,
-    /// Incidents. Always empty: this version counts and enforces lists, it does not conclude.
-    pub incidents: Vec<serde_json::Value>,
+    /// Incidents, in the order in which they opened.
+    pub incidents: Vec<IncidentReport>,
+    /// What is worth knowing and no attack.
+    pub notices: Vec<NoticeReport>,
     /// What was left out, changed, or decided without evidence.
     pub notes: Vec<String>,
 }
@@ -69,6 +76,81 @@ pub struct SourceReport {
     pub counts: Counts,
     /// When its first packet was dropped.
     pub first_drop_ms: Option<u64>,
+}
+
+/// An incident.
+#[derive(Clone, Debug, Serialize)]
+pub struct IncidentReport {
+    /// Its name.
+    pub id: String,
+    /// The vector; `multi_vector` or `carpet_bombing` where that is what it is.
+    pub vector: Vector,
+    /// Every vector that was found in it, strongest first.
+    pub vectors: Vec<Vector>,
+    /// How sure it is, 0 to 1.
+    pub confidence: f64,
+    /// How bad it got.
+    pub severity: Severity,
+    /// The tool that the packets look like.
+    pub tool: Option<String>,
+    /// When the excess began.
+    pub began_ms: u64,
+    /// When it was decided that this is an attack.
+    pub opened_ms: u64,
+    /// When the first rule against it was in force; this version has none.
+    pub mitigated_ms: Option<u64>,
+    /// When it was over; `null` where it was not.
+    pub closed_ms: Option<u64>,
+    /// The highest rate over 100 ms, packets per second.
+    pub peak_pps: u64,
+    /// The highest rate over 100 ms, bits per second.
+    pub peak_bps: u64,
+    /// What the first vector rests on.
+    pub evidence: Evidence,
+    /// Every vector with its evidence.
+    pub findings: Vec<Finding>,
+    /// What happened in it.
+    pub timeline: Vec<NoticeReport>,
+    /// The rules against it; this version makes none.
+    pub rules: Vec<serde_json::Value>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct NoticeReport {
+    /// When.
+    pub at_ms: u64,
+    /// What, in words.
+    pub what: String,
+}
+
+impl From<&Entry> for NoticeReport {
+    fn from(entry: &Entry) -> Self {
+        Self { at_ms: entry.at.mono_ns / 1_000_000, what: entry.what.clone() }
+    }
+}
+
+impl From<&Incident> for IncidentReport {
+    fn from(incident: &Incident) -> Self {
+        Self {
+            id: incident.id.clone(),
+            vector: incident.vector,
+            vectors: incident.vectors.clone(),
+            confidence: incident.confidence,
+            severity: incident.severity,
+            tool: incident.tool.clone(),
+            began_ms: incident.began.mono_ns / 1_000_000,
+            opened_ms: incident.opened.mono_ns / 1_000_000,
+            mitigated_ms: None,
+            closed_ms: incident.closed.map(|closed| closed.mono_ns / 1_000_000),
+            peak_pps: incident.peak_pps as u64,
+            peak_bps: incident.peak_bps as u64,
+            evidence: incident.findings.first().map(|finding| finding.evidence.clone()).unwrap_or_default(),
+            findings: incident.findings.clone(),
+            timeline: incident.timeline.iter().map(NoticeReport::from).collect(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 fn classes_as_map<S: Serializer>(classes: &[ClassReport], serializer: S) -> Result<S::Ok, S::Error> {
@@ -120,9 +202,17 @@ impl Report {
         for class in &self.classes {
             writeln!(out, "{:wide$}{}", class.name, row(&class.counts))?;
         }
-        if !self.notes.is_empty() {
+        for incident in &self.incidents {
+            let IncidentReport { vector, severity, confidence, opened_ms, closed_ms, evidence, .. } = incident;
+            let (vector, severity, confidence) = (vector.as_str(), severity.as_str(), confidence * 100.0);
+            let closed = closed_ms.map_or("still open".to_owned(), |ms| format!("closed at {}", seconds(ms)));
+            writeln!(out, "\nincident {}: {vector}, {severity}, {confidence:.0} % sure", incident.id)?;
+            writeln!(out, "  opened at {}, {closed}; {}", seconds(*opened_ms), evidence.line)?;
+        }
+        if !self.notes.is_empty() || !self.notices.is_empty() {
             writeln!(out)?;
         }
+        self.notices.iter().try_for_each(|notice| writeln!(out, "{}: {}", seconds(notice.at_ms), notice.what))?;
         self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
     }
 }

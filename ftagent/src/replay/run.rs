@@ -12,8 +12,9 @@ use thiserror::Error;
 
 use super::{
     capture::{Capture, CaptureError},
+    mind::Mind,
     output::PcapWriter,
-    report::{self, Counts, Report, SourceReport},
+    report::{self, Counts, IncidentReport, NoticeReport, Report, SourceReport},
     scenario::{Scenario, ScenarioError, SourceSpec},
     schedule::SECOND,
     timeline::{Direction, Event, Timeline},
@@ -26,6 +27,7 @@ use crate::{
         testrun::TestRun,
     },
     config::{Config, ConfigError},
+    decide::Settings,
     feeds,
 };
 
@@ -127,11 +129,14 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
         run.sources.push(SourceReport { name, label, counts: Counts::default(), first_drop_ms: None });
     }
     let mut datapath = TestRun::new(seed)?;
-    apply_config(config, &mut datapath)?;
+    let config = apply_config(config, &mut datapath)?;
+    let settings = Settings { trust_after_s: config.learning.trust_after.as_secs(), seed };
+    let sees_outbound = timeline.has_outbound();
+    let mut mind = Mind::new(settings, config.sampling.rate_pps, config.sampling.burst, sees_outbound);
     run.passed = Output::create(options.out_passed.as_deref())?;
     run.dropped = Output::create(options.out_dropped.as_deref())?;
-    run.drive(&mut timeline, &mut datapath)?;
-    run.report(duration, &mut datapath)
+    run.drive(&mut timeline, duration, &mut datapath, &mut mind)?;
+    run.report(duration, &mut datapath, &mind)
 }
 
 /// Refuses outputs that are inputs or each other, through whatever links.
@@ -200,7 +205,11 @@ fn overlay(below: &mut toml::Table, above: toml::Table) {
 ///
 /// # Errors
 /// Where the configuration has values that cannot be used, or a block list cannot be read.
-pub fn apply_config(config: toml::Table, run: &mut TestRun) -> Result<(), ReplayError> {
+pub fn apply_config(mut config: toml::Table, run: &mut TestRun) -> Result<Config, ReplayError> {
+    let learning = config.entry("learning").or_insert_with(|| toml::Table::new().into());
+    if let Some(learning) = learning.as_table_mut() {
+        learning.entry("trust_after").or_insert_with(|| TRUST_AFTER.into());
+    }
     let config = Config::from_table(config)?;
     run.set_service_ports(&config.services.udp)?;
     run.set_sampling(Sampling { stride: [1; CLASS_SLOTS], burst: config.sampling.burst, _pad: 0 })?;
@@ -216,7 +225,7 @@ pub fn apply_config(config: toml::Table, run: &mut TestRun) -> Result<(), Replay
         entries.nets().for_each(|net| blocked.push(net, number));
     }
     run.lists.publish_feeds(blocked, u64::MAX)?;
-    Ok(())
+    Ok(config)
 }
 
 /// A file that is written, where one was asked for.
@@ -256,15 +265,29 @@ struct Run {
 }
 
 impl Run {
-    fn drive(&mut self, timeline: &mut Timeline, datapath: &mut TestRun) -> Result<(), ReplayError> {
+    fn drive(
+        &mut self,
+        timeline: &mut Timeline,
+        duration: Option<u64>,
+        datapath: &mut TestRun,
+        mind: &mut Mind,
+    ) -> Result<(), ReplayError> {
         let begun = Instant::now();
         while let Some(event) = timeline.next() {
             self.last = event.time_ns;
+            mind.advance(event.time_ns, datapath)?;
             match event.direction {
-                Direction::Inbound => self.inbound(&event, datapath)?,
-                Direction::Outbound => self.outbound += 1,
+                Direction::Inbound => {
+                    self.inbound(&event, datapath)?;
+                    mind.inbound(datapath);
+                }
+                Direction::Outbound => {
+                    self.outbound += 1;
+                    mind.outbound(&event);
+                }
             }
         }
+        mind.advance(duration.unwrap_or(self.last), datapath)?;
         for output in [self.passed.take(), self.dropped.take()].into_iter().flatten() {
             output.finish()?;
         }
@@ -275,8 +298,6 @@ impl Run {
     fn inbound(&mut self, event: &Event<'_>, datapath: &mut TestRun) -> Result<(), ReplayError> {
         datapath.set_time(event.time_ns);
         let dropped = matches!(datapath.run(event.frame)?, verdict::DROP | verdict::ABORTED);
-        // The ring holds the samples of one packet at a time: none is ever lost.
-        while datapath.next_sample().is_some() {}
         if let Some(source) = self.sources.get_mut(event.source) {
             let (counts, bytes) = (&mut source.counts, event.frame.len() as u64);
             counts.packets += 1;
@@ -291,7 +312,7 @@ impl Run {
         output.as_mut().map_or(Ok(()), |output| output.write(event))
     }
 
-    fn report(mut self, duration: Option<u64>, datapath: &mut TestRun) -> Result<Report, ReplayError> {
+    fn report(mut self, duration: Option<u64>, datapath: &mut TestRun, mind: &Mind) -> Result<Report, ReplayError> {
         let counters = datapath.counters()?;
         let sum = |field: fn(&Counts) -> u64| self.sources.iter().map(|source| field(&source.counts)).sum::<u64>();
         let (packets, bytes) = (sum(|counts| counts.packets), sum(|counts| counts.bytes));
@@ -311,11 +332,14 @@ impl Run {
             wall_ms: self.wall_ms,
             classes: report::classes(&counters),
             sources: self.sources,
-            incidents: Vec::new(),
+            incidents: mind.decider.incidents().map(IncidentReport::from).collect(),
+            notices: mind.decider.notices().map(NoticeReport::from).collect(),
             notes: self.notes,
         })
     }
 }
 
+/// Data after which a replay trusts what it has learned, unless the configuration says otherwise.
+const TRUST_AFTER: &str = "30s";
 /// Nanoseconds in a millisecond.
 const MILLISECOND: u64 = SECOND / 1000;

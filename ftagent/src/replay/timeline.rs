@@ -104,6 +104,11 @@ impl Timeline {
         Ok(notes)
     }
 
+    /// Returns whether any source has packets from the protected side.
+    pub fn has_outbound(&self) -> bool {
+        self.sources.iter().any(|source| source.records.iter().any(|record| !record.inbound))
+    }
+
     /// Returns the next frame, or `None` when all sources have ended.
     #[expect(clippy::should_implement_trait, reason = "the frame is lent until the next call")]
     pub fn next(&mut self) -> Option<Event<'_>> {
