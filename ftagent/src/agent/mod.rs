@@ -4,8 +4,11 @@
 //! a tick a second, one at a time. The poll loop and the metrics have threads of their own and
 //! never wait for it.
 
+pub mod brain;
 mod commands;
 pub mod iface;
+mod keeper;
+mod knowledge;
 mod report;
 
 use std::{
@@ -36,7 +39,11 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::iface::{Failures, Iface, State};
+use self::{
+    brain::Brain,
+    iface::{Failures, Iface, State},
+    keeper::Keeper,
+};
 use crate::{
     act::store::{Store, origin, unix},
     bpf::{
@@ -53,7 +60,10 @@ use crate::{
     config::{AttachMode, Config, InterfaceName, Metrics},
     feeds::{FeedEventKind, FeedState, Feeds},
     sense::{
-        host::{Guard, HostFacts, HostRoot, udp_services},
+        host::{
+            Guard, HostFacts, HostRoot, udp_services,
+            watch::{self, Latest},
+        },
         poll::{Poll, Target},
     },
     serve::{
@@ -75,6 +85,9 @@ pub struct Agent {
     clock: JiffyClock,
     failures: Failures,
     sources: Arc<Sources>,
+    brain: Brain,
+    /// Taken by the thread that records, once that starts.
+    keeper: Option<Keeper>,
     host: HostRoot,
     facts: Option<(Instant, HostFacts)>,
     service_ports: Vec<u16>,
@@ -128,6 +141,9 @@ impl Agent {
         if restored + adopted > 0 {
             info!(restored, adopted, "Block and allow entries were restored.");
         }
+        let (brain, keeper, told) =
+            keeper::open(&config.paths.state, config.learning.trust_after).context("seeding the decisions")?;
+        warnings.extend(told);
         warnings.iter().for_each(|warning| warn!("{warning}"));
         warnings.truncate(8);
         let feeds = Feeds::new(&config, &config.paths.state).context("opening the accepted feeds")?;
@@ -144,6 +160,8 @@ impl Agent {
             clock,
             failures,
             sources: Arc::default(),
+            brain,
+            keeper: Some(keeper),
             host,
             facts: None,
             service_ports: Vec::new(),
@@ -181,8 +199,10 @@ impl Agent {
                 Ok(kept) => info!(?kept, "Capabilities that are not needed any more were dropped."),
                 Err(error) => warn!(%error, "Capabilities could not be dropped."),
             }
-            let shared = Arc::clone(&self.sources.shared);
-            let poll = self.poll()?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
+            let keeper = self.keeper.take().context("the agent runs once")?.spawn().context("starting to record")?;
+            let (shared, latest) = (Arc::clone(&self.sources.shared), Arc::new(Latest::default()));
+            watch::spawn(self.host.clone(), Arc::clone(&latest)).context("starting to watch the host")?;
+            let poll = self.poll(&latest)?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
             self.publish_facts();
             if let Some(listener) = listener {
                 let address = metrics::serve(listener, Arc::clone(&self.sources)).context("serving metrics")?;
@@ -194,9 +214,11 @@ impl Agent {
             let ended = self.serve(calls, &poll).await?;
             notify(&[NotifyState::Stopping]);
             shared.stop();
+            latest.stop();
             if poll.join().is_err() {
                 error!("The poll loop had panicked.");
             }
+            keeper.stop();
             Ok(ended)
         })
     }
@@ -367,14 +389,17 @@ impl Agent {
         bpf::set_sampling(&first.ebpf, sampling).context("setting up the sampler")
     }
 
-    fn poll(&self) -> Result<Poll> {
+    fn poll(&self, latest: &Arc<Latest>) -> Result<Poll> {
         let first = self.ifaces.first().context("no interface is configured")?;
+        let brain = self.brain.clone();
         Ok(Poll {
             counters: fd(&first.ebpf, maps::COUNTERS)?.try_clone_to_owned()?,
             ring: RingBuf::try_from(Map::RingBuf(open_map(&first.ebpf, maps::SAMPLES)?))?,
             sampling: Array::try_from(Map::Array(open_map(&first.ebpf, maps::SAMPLING)?))?,
             sample_rate: self.config.sampling.rate_pps,
             burst: self.config.sampling.burst,
+            host: Arc::clone(latest),
+            sink: Box::new(move |observed| brain.observe(observed)),
         })
     }
 
@@ -470,6 +495,7 @@ impl Agent {
             lists,
             feeds_held: self.feeds.status().filter(|feed| feed.state == FeedState::Held).count(),
             config_loaded: unix(self.config_loaded),
+            detection: self.detection(),
         };
         *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }

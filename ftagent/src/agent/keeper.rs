@@ -1,0 +1,185 @@
+//! Logs and records what the core decides, on a thread of its own: a disk that stalls holds up
+//! neither a tick nor a command.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::{error, info, warn};
+
+use super::brain::{self, Brain, Happened, seconds};
+use crate::{
+    decide::{Event, Incident},
+    record::{baseline, incidents::IncidentLog},
+};
+
+/// Time between two checkpoints of the baseline, and to the next try after one that failed.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+/// Time between two records of an incident while it is open.
+const FOLLOW: Duration = Duration::from_secs(10);
+/// How long an end waits for the last record: a disk may hang.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Records; not started yet.
+pub(super) struct Keeper {
+    brain: Brain,
+    events: Receiver<Happened>,
+    state: PathBuf,
+    log: IncidentLog,
+}
+
+/// The thread that records.
+pub(super) struct Running {
+    brain: Brain,
+}
+
+/// Makes the core and what records it, and goes on from what an earlier life of the daemon left
+/// in the state directory. The third value is what the operator should know about that.
+///
+/// # Errors
+/// Where the system has no randomness.
+pub(super) fn open(state: &Path, trust_after: Duration) -> io::Result<(Brain, Keeper, Vec<String>)> {
+    let mut decider = brain::decider(trust_after.as_secs().max(1))?;
+    let restored = baseline::load(state, |checkpoint| decider.restore(checkpoint));
+    if restored == Ok(true) {
+        let learned = decider.learning();
+        info!(state = %learned.state, learned_s = learned.learned_s, "What is normal here was restored.");
+    }
+    let (log, incidents, damage) = IncidentLog::open(state);
+    decider.remember(incidents);
+    let (brain, events) = Brain::new(decider);
+    let told = restored.err().into_iter().chain(damage).collect();
+    let keeper = Keeper { brain: brain.clone(), events, state: state.to_owned(), log };
+    Ok((brain, keeper, told))
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub(super) fn spawn(self) -> io::Result<Running> {
+        let brain = self.brain.clone();
+        thread::Builder::new().name("record".into()).spawn(move || self.run())?;
+        Ok(Running { brain })
+    }
+
+    fn run(mut self) {
+        let now = Instant::now();
+        let (mut incidents_due, mut checkpoint_due) = (now, now + CHECKPOINT);
+        let mut changed = BTreeSet::new();
+        let [mut incidents_trouble, mut checkpoint_trouble] = [None, None];
+        loop {
+            let wait = incidents_due.min(checkpoint_due).saturating_duration_since(Instant::now());
+            let mut end = None;
+            match self.events.recv_timeout(wait) {
+                Ok(Happened::Event(event, incident)) => {
+                    tell(&event, incident.as_deref());
+                    // What merely changed can wait, and so can everything while the disk is in trouble.
+                    if !matches!(event, Event::Changed { .. }) && incidents_trouble.is_none() {
+                        incidents_due = Instant::now();
+                    }
+                    changed.extend(incident.map(|incident| incident.id.clone()));
+                }
+                Ok(Happened::Stop(done)) => end = Some(done),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if end.is_some() || now >= incidents_due {
+                incidents_trouble = self.write_incidents(&mut changed).err().map(|error| trouble("incidents", &error));
+                incidents_due = now + if incidents_trouble.is_some() { CHECKPOINT } else { FOLLOW };
+            }
+            if end.is_some() || now >= checkpoint_due {
+                checkpoint_trouble = self.write_checkpoint().err().map(|error| trouble("the baseline", &error));
+                checkpoint_due = now + CHECKPOINT;
+            }
+            self.report(checkpoint_trouble.as_ref().or(incidents_trouble.as_ref()));
+            if let Some(done) = end {
+                // Nobody may be waiting any more.
+                let _gone = done.send(());
+                return;
+            }
+        }
+    }
+
+    /// Writes the incidents that are open or have changed.
+    fn write_incidents(&mut self, changed: &mut BTreeSet<String>) -> io::Result<()> {
+        let all = self.brain.incidents_shared();
+        let due = |incident: &&Arc<Incident>| incident.is_open() || changed.contains(&incident.id);
+        let written: Vec<Arc<Incident>> = all.iter().filter(due).map(Arc::clone).collect();
+        changed.clear();
+        if all.is_empty() || (written.is_empty() && !self.log.is_behind()) {
+            return Ok(());
+        }
+        self.log.write(&written, &all)
+    }
+
+    fn write_checkpoint(&self) -> io::Result<()> {
+        self.brain.export_sound().map_or(Ok(()), |checkpoint| baseline::save(&self.state, &checkpoint))
+    }
+
+    /// Tells the operator of trouble when it begins and when it is over.
+    fn report(&self, trouble: Option<&String>) {
+        match (trouble, self.brain.trouble()) {
+            (Some(trouble), None) => error!("{trouble}"),
+            (None, Some(_)) => info!("What was learned and found is saved again."),
+            _ => {}
+        }
+        self.brain.set_trouble(trouble.cloned());
+    }
+}
+
+impl Running {
+    /// Records what is left and ends the thread; gives up on a disk that hangs.
+    pub(super) fn stop(self) {
+        let (done, wait) = sync_channel(1);
+        if !self.brain.tell(Happened::Stop(done)) || wait.recv_timeout(PATIENCE).is_err() {
+            warn!("The last things learned could not be saved in time; those of a minute ago are.");
+        }
+    }
+}
+
+fn trouble(what: &str, error: &io::Error) -> String {
+    format!(
+        "{what} cannot be saved ({error}): detection goes on, a restart would lose what is new; look at the disk of \
+         `paths.state`, it is tried again every minute"
+    )
+}
+
+/// Logs an event in one line.
+fn tell(event: &Event, incident: Option<&Incident>) {
+    match (event, incident) {
+        (Event::Opened { id }, Some(incident)) => warn!(
+            incident = %id,
+            vector = incident.vector.as_str(),
+            severity = incident.severity.as_str(),
+            confidence = incident.confidence,
+            detected_after_s = seconds(incident.began, incident.opened),
+            evidence = incident.findings.first().map_or("", |finding| finding.evidence.line.as_str()),
+            "An attack began."
+        ),
+        (Event::Closed { id }, Some(incident)) => warn!(
+            incident = %id,
+            vector = incident.vector.as_str(),
+            severity = incident.severity.as_str(),
+            duration_s = incident.closed.map_or(0.0, |closed| seconds(incident.began, closed)),
+            peak_pps = incident.peak_pps,
+            peak_bps = incident.peak_bps,
+            packets = incident.packets,
+            "The attack is over."
+        ),
+        (Event::Opened { id }, None) => warn!(incident = %id, "An attack began."),
+        (Event::Closed { id }, None) => warn!(incident = %id, "The attack is over."),
+        (Event::Changed { id, what }, _) => info!(incident = %id, %what, "The attack changed."),
+        (Event::Notice { what }, _) => info!(%what, "Noticed."),
+    }
+}
