@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use ftagent_common::{DropReason, TrafficClass};
 
-use crate::serve::metrics::METRICS;
+use crate::{decide::Vector, serve::metrics::METRICS};
 
 fn check(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
@@ -37,11 +37,19 @@ fn classes() {
 fn metrics() {
     let mut text = "# Metrics\n\n\
         Generated from `ftagent/src/serve/metrics.rs`. Prometheus text format at `http://127.0.0.1:9464/metrics`\n\
-        (`metrics.listen`). Labels are bounded: interfaces, [classes and reasons](CLASSES.md), verdicts, lists.\n\n\
+        (`metrics.listen`). Labels are bounded: interfaces, [classes and reasons](CLASSES.md), verdicts, lists,\n\
+        and the vectors below.\n\n\
         | metric | what it says |\n|---|---|\n"
         .to_owned();
     for (name, help) in METRICS {
         writeln!(text, "| `{name}` | {help} |").unwrap();
+    }
+    text.push_str(
+        "\nOne alert on attacks: `sum(ftagent_incident_active) > 0`. Every vector has a series from the start.\n\n\
+        | vector | what it is |\n|---|---|\n",
+    );
+    for vector in Vector::ALL {
+        writeln!(text, "| `{}` | {} |", vector.as_str(), vector.about().trim()).unwrap();
     }
     check("METRICS.md", &text);
 }

@@ -37,6 +37,12 @@ impl Agent {
             Request::Unblock { prefix } => self.remove(Which::Block, prefix, caller),
             Request::Unallow { prefix } => self.remove(Which::Allow, prefix, caller),
             Request::ConfirmFeed { name } => self.confirm(&name, caller),
+            Request::Incidents { id } => Ok(to_value(self.incidents(id.as_deref())?)?),
+            Request::Baseline { class } => Ok(to_value(self.baseline(class.as_deref())?)?),
+            Request::BaselineAccept => Ok(to_value(self.accept(caller))?),
+            Request::BaselineReset { class } => Ok(to_value(self.forget(class.as_deref(), caller)?)?),
+            Request::BaselineExport => Ok(Value::String(serde_json::to_string(&self.brain.export())?)),
+            Request::BaselineImport { checkpoint } => Ok(to_value(self.import(&checkpoint, caller)?)?),
             Request::Reload => self.reload().map(|()| Value::Null),
             Request::Detach => self.detach(caller),
         }
@@ -118,6 +124,7 @@ impl Agent {
             ("metrics", config.metrics == self.config.metrics),
             ("log", config.log == self.config.log),
             ("sampling", config.sampling == self.config.sampling),
+            ("learning", config.learning == self.config.learning),
         ];
         for (section, same) in fixed {
             if !same {
@@ -132,8 +139,8 @@ impl Agent {
             return Err(error);
         }
         // What needs a restart keeps its old value until then.
-        let Config { interfaces, paths, metrics, log, sampling, .. } = old;
-        self.config = Config { interfaces, paths, metrics, log, sampling, ..self.config.clone() };
+        let Config { interfaces, paths, metrics, log, sampling, learning, .. } = old;
+        self.config = Config { interfaces, paths, metrics, log, sampling, learning, ..self.config.clone() };
         self.config_loaded = SystemTime::now();
         Ok(())
     }

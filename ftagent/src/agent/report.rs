@@ -10,10 +10,12 @@ use ftagent_common::{
 use super::{
     Agent,
     iface::{Iface, State},
+    knowledge::now_ms,
 };
 use crate::{
     bpf::lists::Which,
     config::MitigationMode,
+    decide::Incident,
     feeds::{FeedState, FeedStatus},
     sense::window::{IfaceSnapshot, Rate},
     serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status},
@@ -51,6 +53,10 @@ impl Agent {
             warnings: self.all_warnings(&feeds),
             feeds,
             samples,
+            now_ms: now_ms(),
+            learning: Some(self.brain.learning()),
+            incidents: self.brain.incidents().into_iter().filter(Incident::is_open).collect(),
+            notices: self.recent_notices(),
         }
     }
 
@@ -68,15 +74,29 @@ impl Agent {
         let unsaved = self.store.unsaved().map(|why| {
             format!("block and allow entries are in force but not saved, and a reboot would lose them: {why}")
         });
-        unprotected.chain(held).chain(unsaved).chain(errors).chain(self.warnings.iter().cloned()).collect()
+        unprotected
+            .chain(held)
+            .chain(unsaved)
+            .chain(self.brain.trouble())
+            .chain(errors)
+            .chain(self.warnings.iter().cloned())
+            .collect()
     }
 }
 
 fn mitigation(mode: MitigationMode) -> Mitigation {
     let (mode, state) = match mode {
-        MitigationMode::Auto => ("auto", "lists are enforced; this version does not yet decide by itself"),
-        MitigationMode::Observe => ("observe", "operators' lists are enforced; nothing is decided by itself"),
-        MitigationMode::Enforce => ("enforce", "lists are enforced; this version does not yet decide by itself"),
+        MitigationMode::Auto => (
+            "auto",
+            "attacks are detected and named; only lists and feeds drop (this version makes no rules by itself)",
+        ),
+        MitigationMode::Observe => {
+            ("observe", "attacks are detected and named; only lists and feeds drop, as this mode wants it")
+        }
+        MitigationMode::Enforce => (
+            "enforce",
+            "attacks are detected and named; only lists and feeds drop, because this version makes no rules by itself",
+        ),
     };
     Mitigation { mode: mode.to_owned(), state: state.to_owned() }
 }

@@ -1,11 +1,14 @@
 //! The command line: one file per subcommand. Human output by default, `--json` everywhere.
 
+mod baseline;
 mod block;
 mod client;
 mod config;
 mod detach;
 mod doctor;
 mod feeds;
+mod incidents;
+mod plot;
 mod replay;
 mod rules;
 mod run;
@@ -46,6 +49,10 @@ enum Command {
     Rules,
     /// Show block-list files, or accept one that is held.
     Feeds(feeds::Args),
+    /// List attacks that were found, or show one with all its evidence.
+    Incidents(incidents::Args),
+    /// Show what is known to be normal, or correct it.
+    Baseline(baseline::Args),
     /// Say what this machine can do, what is missing, and how to mend it.
     Doctor,
     /// Run captures or a scenario through the real datapath, in virtual time.
@@ -77,6 +84,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Allow(args) => block::allow(cli, args),
         Command::Rules => rules::run(cli),
         Command::Feeds(args) => feeds::run(cli, args),
+        Command::Incidents(args) => incidents::run(cli, args),
+        Command::Baseline(args) => baseline::run(cli, args),
         Command::Doctor => doctor::run(cli),
         Command::Replay(args) => replay::run(cli, args),
         Command::Config(args) => config::run(cli, args),

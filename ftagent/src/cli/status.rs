@@ -6,7 +6,9 @@ use anyhow::Result;
 
 use super::{
     Cli,
+    baseline::learning_text,
     client::ask,
+    incidents::{alarm, notice_text},
     text::{count, duration, si, table},
 };
 use crate::serve::protocol::{Interface, Request, Status};
@@ -43,16 +45,24 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
 
 /// Lays a status out for a terminal.
 pub fn render(status: &Status) -> String {
-    let mut text = format!(
+    let mut text: String = status.incidents.iter().map(|incident| alarm(incident, status.now_ms)).collect();
+    text.push_str(&format!(
         "ftagent {}  pid {}  up {}\nmitigation {}: {}\n",
         status.version,
         status.pid,
         duration(status.uptime_s),
         status.mitigation.mode,
         status.mitigation.state
-    );
+    ));
+    if let Some(learning) = &status.learning {
+        text.push_str(&format!("{}\n", learning_text(learning)));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n"));
+    }
+    if !status.notices.is_empty() {
+        text.push_str("notices of the last hour\n");
+        status.notices.iter().for_each(|notice| text.push_str(&notice_text(notice, status.now_ms)));
     }
     let lists = &status.lists;
     text.push_str(&format!(
@@ -95,4 +105,59 @@ fn interface_text(interface: &Interface) -> String {
         text.push_str(&format!("  let pass by the allow list: {}\n", count(interface.overruled)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::incidents::tests::{NOON, at, incident},
+        *,
+    };
+    use crate::decide::{baseline::Learning, incident::Entry};
+
+    /// What daemons that detect nothing answer.
+    fn older() -> Status {
+        let status = json!({
+            "version": "0.1.0", "pid": 42, "uptime_s": 90, "interfaces": [], "feeds": [],
+            "mitigation": { "mode": "auto", "state": "lists drop" },
+            "lists": { "block": 0, "allow": 0, "feeds": 0 },
+            "samples": { "written": 10, "lost": 0, "capped": 0, "read": 10 },
+            "warnings": ["eth1 is NOT protected: it is gone"],
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn attacks_come_before_everything() {
+        let learning = Learning { state: "new".into(), learned_s: 12, trust_after_s: 600, bound: String::new() };
+        let status = Status {
+            now_ms: NOON + 72_000,
+            learning: Some(learning),
+            incidents: vec![incident()],
+            notices: vec![Entry { at: at(60_000), what: "the ceiling of tcp_data doubled".to_owned() }],
+            ..older()
+        };
+        let text = render(&status);
+        let beginnings = [
+            "ATTACK: syn_flood, high, for 1 min 12 s: 48.2 kpps",
+            "ftagent 0.1.0  pid 42  up 1m 30s",
+            "mitigation auto: lists drop",
+            "learning: nothing is trusted yet; 9 min 48 s more",
+            "WARNING: eth1 is NOT protected",
+            "notices of the last hour",
+            "  2026-08-01 12:01:00 UTC (12 s ago)  the ceiling of tcp_data doubled",
+            "lists: 0 blocked",
+        ];
+        for (line, wanted) in text.lines().zip(beginnings) {
+            assert!(line.starts_with(wanted), "{line}, wanted {wanted}");
+        }
+    }
+
+    #[test]
+    fn an_older_daemon_is_still_shown() {
+        let text = render(&older());
+        assert!(text.starts_with("ftagent 0.1.0  pid 42") && !text.contains("learn"), "{text}");
+    }
 }

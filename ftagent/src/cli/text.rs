@@ -1,7 +1,16 @@
-//! Tables and numbers for terminals.
+//! Tables, numbers and times for terminals.
+
+use std::time::{Duration, SystemTime};
+
+use crate::decide::Metric;
 
 /// Lays rows out in columns: the first is left-aligned, the others right-aligned.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    aligned(header, rows, &[0])
+}
+
+/// As [`table`]; the columns of `left` are left-aligned.
+pub fn aligned(header: &[&str], rows: &[Vec<String>], left: &[usize]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
@@ -10,7 +19,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         let mut text = String::new();
         for (column, (cell, width)) in cells.zip(&widths).enumerate() {
             let pad = " ".repeat(width - cell.chars().count());
-            let (before, after) = if column == 0 { ("", pad.as_str()) } else { (pad.as_str(), "") };
+            let (before, after) = if left.contains(&column) { ("", pad.as_str()) } else { (pad.as_str(), "") };
             text.push_str("  ");
             text.push_str(before);
             text.push_str(cell);
@@ -23,6 +32,27 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Joins parts with `, ` and breaks lines at `width`; the second line and those after it begin
+/// with `indent` spaces, where the first one is taken to begin too.
+pub fn wrapped(parts: &[String], indent: usize, width: usize) -> String {
+    let (mut text, mut column) = (String::new(), indent);
+    for (i, part) in parts.iter().enumerate() {
+        let comma = if i + 1 < parts.len() { "," } else { "" };
+        let length = part.chars().count() + comma.len();
+        if i > 0 && column + 1 + length > width {
+            text.push_str(&format!("\n{}", " ".repeat(indent)));
+            column = indent;
+        } else if i > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(part);
+        text.push_str(comma);
+        column += length;
+    }
+    text
+}
+
 /// Writes a number with a decimal prefix: `1.23 M`.
 pub fn si(value: f64) -> String {
     const PREFIXES: [(f64, &str); 4] = [(1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")];
@@ -30,6 +60,17 @@ pub fn si(value: f64) -> String {
         Some((scale, prefix)) => format!("{:.2}{prefix}", value / scale),
         None => format!("{value:.0} "),
     }
+}
+
+/// Writes a count of things: `1 destination`, `2 destinations`.
+pub fn several(value: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(value), if value == 1 { "" } else { "s" })
+}
+
+/// Replaces control characters other than line ends: what senders wrote may be quoted in a text,
+/// and must not command the terminal that shows it.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '.' } else { c }).collect()
 }
 
 /// Writes a count with thin groups of three digits: `1 234 567`.
@@ -47,7 +88,91 @@ pub fn count(value: u64) -> String {
 
 /// Writes seconds as people say them: `2h 5m`.
 pub fn duration(seconds: u64) -> String {
-    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+/// Writes milliseconds as people say them: `0.3 s`, `12 s`, `4 min 12 s`, `2 h 5 min`, `3 d 4 h`.
+pub fn span(ms: i64) -> String {
+    let ms = ms.max(0);
+    let s = ms / 1000;
+    let two = |large: i64, unit: &str, small: i64, rest: &str| match small {
+        0 => format!("{large} {unit}"),
+        _ => format!("{large} {unit} {small} {rest}"),
+    };
+    match s {
+        0..10 => format!("{}.{} s", s, ms % 1000 / 100),
+        10..60 => format!("{s} s"),
+        60..3600 => two(s / 60, "min", s % 60, "s"),
+        3600..86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
+        _ => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
+    }
+}
+
+/// Writes how long ago something was: `12 s ago`.
+pub fn ago(now_ms: i64, at_ms: i64) -> String {
+    match now_ms.saturating_sub(at_ms) {
+        ..1000 => "just now".to_owned(),
+        ms @ 1000..60_000 => format!("{} s ago", ms / 1000),
+        ms @ 60_000..7_200_000 => format!("{} min ago", ms / 60_000),
+        ms @ 7_200_000..172_800_000 => format!("{} h ago", ms / 3_600_000),
+        ms => format!("{} days ago", ms / 86_400_000),
+    }
+}
+
+/// The last millisecond that can be written with a year of four digits.
+const LAST_MS: i64 = 253_402_300_799_999;
+
+fn rfc3339(ms: i64) -> String {
+    // Clocks may say anything, and the formatter only takes years from 1970 to 9999.
+    let ms = u64::try_from(ms.clamp(0, LAST_MS)).unwrap_or_default();
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// Writes a time: `2026-08-01 12:00:00 UTC`.
+pub fn utc(ms: i64) -> String {
+    let text = rfc3339(ms);
+    format!("{} {} UTC", text.get(..10).unwrap_or_default(), text.get(11..19).unwrap_or_default())
+}
+
+/// Writes the time of the day, UTC, with its milliseconds: `12:00:00.123`.
+pub fn clock(ms: i64) -> String {
+    rfc3339(ms).get(11..23).unwrap_or_default().to_owned()
+}
+
+/// Writes a rate with its unit: `48.2 kpps`, `1.21 Gbit/s`. Structure is told in packets.
+pub fn rate(value: f64, metric: Metric) -> String {
+    let unit = if metric == Metric::Bps { "bit/s" } else { "pps" };
+    format!("{}{unit}", short(value))
+}
+
+/// Writes a number with three digits or so and a decimal prefix: `310 `, `48.2 k`, `4.2 `.
+pub fn short(value: f64) -> String {
+    let (scaled, prefix) = match value {
+        _ if !value.is_finite() => return "? ".to_owned(),
+        999.5e9.. => (value / 1e12, "T"),
+        999.5e6.. => (value / 1e9, "G"),
+        999.5e3.. => (value / 1e6, "M"),
+        999.5.. => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    match scaled {
+        _ if value == 0.0 => "0 ".to_owned(),
+        99.95.. => format!("{scaled:.0} {prefix}"),
+        9.995.. => format!("{scaled:.*} {prefix}", usize::from(!prefix.is_empty())),
+        _ => format!("{scaled:.*} {prefix}", if prefix.is_empty() { 1 } else { 2 }),
+    }
+}
+
+/// Writes a share, 0 to 1, as a percentage. Little is not nothing, and nearly all is not all.
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent {
+        _ if percent <= 0.0 || percent >= 100.0 => format!("{percent:.0} %"),
+        ..0.05 => "< 0.1 %".to_owned(),
+        99.95.. => "> 99.9 %".to_owned(),
+        ..1.0 | 99.0.. => format!("{percent:.1} %"),
+        _ => format!("{percent:.0} %"),
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +186,82 @@ mod tests {
         assert_eq!(si(1_234_567.0), "1.23 M");
         assert_eq!(count(1_234_567), "1 234 567");
         assert_eq!(count(12), "12");
+        assert_eq!(several(1, "source") + ", " + &several(1000, "source"), "1 source, 1 000 sources");
+        assert_eq!(harmless("a\x1b[2J\u{9b}b\n"), "a.[2J.b\n");
+    }
+
+    #[test]
+    fn rates_and_shares_read_well() {
+        let rates = [
+            (0.0, "0 pps"),
+            (0.34, "0.3 pps"),
+            (9.96, "10.0 pps"),
+            (42.0, "42 pps"),
+            (310.4, "310 pps"),
+            (999.7, "1.00 kpps"),
+            (1_234.0, "1.23 kpps"),
+            (48_210.0, "48.2 kpps"),
+            (999_700.0, "1.00 Mpps"),
+            (f64::NAN, "? pps"),
+        ];
+        for (value, wanted) in rates {
+            assert_eq!(rate(value, Metric::Pps), wanted, "{value}");
+        }
+        assert_eq!(rate(1.206e9, Metric::Bps), "1.21 Gbit/s");
+        let shares = [
+            (0.0, "0 %"),
+            (0.0004, "< 0.1 %"),
+            (0.004, "0.4 %"),
+            (0.024, "2 %"),
+            (0.97, "97 %"),
+            (0.994, "99.4 %"),
+            (0.9997, "> 99.9 %"),
+            (1.0, "100 %"),
+        ];
+        for (share, wanted) in shares {
+            assert_eq!(percent(share), wanted, "{share}");
+        }
+    }
+
+    #[test]
+    fn times_read_well() {
+        const DAY: i64 = 86_400_000;
+        let spans = [
+            (-5, "0.0 s"),
+            (340, "0.3 s"),
+            (12_900, "12 s"),
+            (252_000, "4 min 12 s"),
+            (7_200_000, "2 h"),
+            (7_500_000, "2 h 5 min"),
+            (3 * DAY + 4 * 3_600_000, "3 d 4 h"),
+        ];
+        for (ms, wanted) in spans {
+            assert_eq!(span(ms), wanted, "{ms}");
+        }
+        let agos = [
+            (-20, "just now"),
+            (400, "just now"),
+            (12_900, "12 s ago"),
+            (119_000, "1 min ago"),
+            (7_199_000, "119 min ago"),
+            (DAY, "24 h ago"),
+            (5 * DAY, "5 days ago"),
+        ];
+        for (ms, wanted) in agos {
+            assert_eq!(ago(1_000_000 + ms, 1_000_000), wanted, "{ms}");
+        }
+        assert_eq!(utc(1_785_585_600_123), "2026-08-01 12:00:00 UTC");
+        assert_eq!(clock(1_785_585_600_123), "12:00:00.123");
+        // A clock that is wrong must not end the command.
+        assert_eq!(utc(i64::MIN), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(i64::MAX), "9999-12-31 23:59:59 UTC");
+    }
+
+    #[test]
+    fn lists_break_between_their_parts() {
+        let parts = ["198.18.0.0/16 60 %", "203.0.113.7 30 %", "10 more"].map(str::to_owned);
+        assert_eq!(wrapped(&parts, 4, 80), "198.18.0.0/16 60 %, 203.0.113.7 30 %, 10 more");
+        assert_eq!(wrapped(&parts, 4, 36), "198.18.0.0/16 60 %,\n    203.0.113.7 30 %, 10 more");
+        assert_eq!(wrapped(&[], 4, 36), "");
     }
 }

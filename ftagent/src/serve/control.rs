@@ -16,10 +16,8 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, REQUEST_BYTES, Request};
 
-/// Bytes of a request at most.
-const REQUEST_BYTES: u64 = 64 * 1024;
 /// A caller that says nothing for this long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests that wait at most; further callers wait for a place.

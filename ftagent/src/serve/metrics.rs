@@ -6,6 +6,8 @@
 //! | `GET /metrics` | Prometheus text format 0.0.4 |
 //! | `GET /healthz` | 200 while the poll loop ticks, else 503 |
 
+mod detection;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -22,6 +24,8 @@ use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Regis
 
 use crate::sense::poll::Shared;
 
+pub use detection::Detection;
+
 /// A poll loop that has not ticked for this long is not healthy.
 const STALE: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,8 @@ pub struct Facts {
     pub feeds_held: usize,
     /// Seconds since the epoch of the last good read of the configuration.
     pub config_loaded: u64,
+    /// What the functional core knows and has found.
+    pub detection: Detection,
 }
 
 /// What a scrape reads.
@@ -48,7 +54,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 13] = [
+pub const METRICS: [(&str, &str); 24] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -61,6 +67,30 @@ pub const METRICS: [(&str, &str); 13] = [
     ("ftagent_xdp_info", "1 for every interface where the datapath is attached, with its mode."),
     ("ftagent_list_entries", "Entries in each list: block, allow and every feed."),
     ("ftagent_feeds_held", "Feeds whose change waits for an operator's confirmation."),
+    (
+        "ftagent_baseline_packets_per_second",
+        "What is normal now, by traffic class; only classes that were seen. All interfaces together, as are the \
+         thresholds.",
+    ),
+    ("ftagent_baseline_bytes_per_second", "What is normal now, in bytes per second; times 8 for bits."),
+    ("ftagent_threshold_packets_per_second", "Above this rate a class is looked at closely; it follows the baseline."),
+    ("ftagent_threshold_bytes_per_second", "The same in bytes per second."),
+    (
+        "ftagent_ceiling_packets_per_second",
+        "What the threshold may never cross, however traffic grows, before its bounded growth allows.",
+    ),
+    ("ftagent_ceiling_bytes_per_second", "The same in bytes per second."),
+    (
+        "ftagent_learning_state",
+        "1 for the present state: new (nothing is trusted yet), learning (the first week), learned; else 0.",
+    ),
+    ("ftagent_incidents_total", "Incidents that opened since the daemon started, by attack vector."),
+    ("ftagent_incident_active", "Incidents that are open now, by attack vector; 0 where there is none."),
+    ("ftagent_time_to_detect_seconds", "Time from the first packet above normal to the opening of the incident."),
+    (
+        "ftagent_notices_total",
+        "Things to know that are no attack since the daemon started, such as load that looks human.",
+    ),
     ("ftagent_build_info", "1, with the version as a label."),
 ];
 
@@ -122,6 +152,12 @@ impl Scrape {
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
+
+    fn rate(&self, name: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let metric = GaugeVec::new(Opts::new(name, help(name)), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
 }
 
 /// Returns the metrics in Prometheus' text format.
@@ -132,6 +168,7 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     let scrape = Scrape(Registry::new());
     counters(&scrape, &sources.shared)?;
     let facts = sources.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    detection::families(&scrape, &facts.detection)?;
     let info = scrape.gauge("ftagent_xdp_info", &["interface", "mode"])?;
     for (name, mode, attached) in &facts.ifaces {
         if *attached {
@@ -144,9 +181,8 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     }
     let held = scrape.gauge("ftagent_feeds_held", &[])?;
     held.with_label_values::<&str>(&[]).set(i64::try_from(facts.feeds_held).unwrap_or(i64::MAX));
-    let build = GaugeVec::new(Opts::new("ftagent_build_info", help("ftagent_build_info")), &["version"])?;
+    let build = scrape.rate("ftagent_build_info", &["version"])?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-    scrape.0.register(Box::new(build))?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&scrape.0.gather(), &mut text)?;
     Ok(text)

@@ -7,7 +7,20 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{act::store::Listed, feeds::FeedStatus};
+use crate::{
+    act::store::Listed,
+    decide::{
+        Event, Incident, Metric,
+        baseline::{Learning, View},
+        destinations::DestinationView,
+        incident,
+    },
+    feeds::FeedStatus,
+};
+
+/// Bytes of a request at most. The largest is a baseline of every class with every hour of its
+/// week: about 5 MB.
+pub const REQUEST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +48,33 @@ pub enum Request {
     ConfirmFeed {
         /// The feed's name.
         name: String,
+    },
+    /// Incidents and notices: [`Incidents`].
+    Incidents {
+        /// One incident alone: its id, a part of it that no other id begins or ends with, or
+        /// `last`. Absent: all that are kept.
+        id: Option<String>,
+    },
+    /// What is known to be normal: [`Baseline`].
+    Baseline {
+        /// One class alone.
+        class: Option<String>,
+    },
+    /// Take the operator's word that the present load is normal: [`Accepted`].
+    BaselineAccept,
+    /// Forget what was learned: [`Learning`].
+    BaselineReset {
+        /// Of one class alone.
+        class: Option<String>,
+    },
+    /// What was learned, to be kept or carried elsewhere: the text of a JSON object, a
+    /// [`Checkpoint`](crate::decide::baseline::Checkpoint). It is a text, because taken apart into
+    /// [`Value`]s it would take twenty times its size.
+    BaselineExport,
+    /// Go on from what was exported: [`Learning`].
+    BaselineImport {
+        /// The text of the export.
+        checkpoint: String,
     },
     /// Read the configuration again.
     Reload,
@@ -95,6 +135,19 @@ pub struct Status {
     pub samples: Samples,
     /// What the operator should know, most important first.
     pub warnings: Vec<String>,
+    /// The daemon's time, milliseconds since 1970. This field and the next three are absent in
+    /// the answers of daemons that detect nothing, which an upgrade may leave running for a while.
+    #[serde(default)]
+    pub now_ms: i64,
+    /// How much is known of what is normal.
+    #[serde(default)]
+    pub learning: Option<Learning>,
+    /// Open incidents, oldest first.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
+    /// Notices of the last hour, oldest first.
+    #[serde(default)]
+    pub notices: Vec<incident::Entry>,
 }
 
 /// Whether the daemon acts by itself.
@@ -202,4 +255,55 @@ pub struct Rules {
     pub allow: Vec<Listed>,
     /// Feeds.
     pub feeds: Vec<FeedStatus>,
+}
+
+/// What `ftagent incidents` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Incidents {
+    /// The daemon's time, milliseconds since 1970.
+    pub now_ms: i64,
+    /// How much is known of what is normal.
+    pub learning: Learning,
+    /// Incidents, oldest first.
+    pub incidents: Vec<Incident>,
+    /// Notices, oldest first.
+    pub notices: Vec<incident::Entry>,
+}
+
+/// What `ftagent baseline show` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Baseline {
+    /// How much is known.
+    pub learning: Learning,
+    /// Every class and metric that was ever seen.
+    pub views: Vec<View>,
+    /// The busiest addresses behind this node, busiest first; estimates from samples.
+    #[serde(default)]
+    pub destinations: Vec<DestinationView>,
+}
+
+/// What `ftagent baseline accept` changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// What was decided because of it: incidents that closed.
+    pub events: Vec<Event>,
+    /// Every class and metric whose threshold or ceiling moved.
+    pub moved: Vec<Moved>,
+}
+
+/// A threshold that moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The class.
+    pub class: String,
+    /// The metric, which the values are in.
+    pub metric: Metric,
+    /// The threshold before; absent where there was none.
+    pub threshold_before: Option<f64>,
+    /// The threshold now.
+    pub threshold: f64,
+    /// The ceiling before; absent where there was none.
+    pub ceiling_before: Option<f64>,
+    /// The ceiling now.
+    pub ceiling: f64,
 }
