@@ -2,6 +2,8 @@
 //! packets built from fields, and traffic at millions of packets per second.
 
 pub mod daemon;
+pub mod evaluate;
 pub mod packet;
 pub mod sandbox;
+pub mod simulate;
 pub mod traffic;

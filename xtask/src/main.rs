@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod evaluate;
 #[expect(dead_code, reason = "xtask only asks which toolchain there is")]
 #[path = "../../ftagent-ebpf/host_build.rs"]
 mod host_build;
@@ -42,6 +43,8 @@ enum Verb {
     Test(test::Options),
     /// Measure the datapath against xdp-filter and nftables (root)
     Bench(programs::Passed),
+    /// Run every scenario of tests/scenarios and write docs/EVALUATION.md (root)
+    Evaluate(programs::Passed),
     /// Check formatting, clippy and documentation
     Lint,
     /// Check the repository's own rules
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Demo(passed) => demo::run(&passed),
         Verb::Test(options) => test::run(&options),
         Verb::Bench(passed) => bench::run(&passed),
+        Verb::Evaluate(passed) => evaluate::run(&passed),
         Verb::Lint => lint::run(),
         Verb::Tidy => tidy::run(),
     };

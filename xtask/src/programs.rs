@@ -1,4 +1,4 @@
-//! What `run`, `demo` and `bench` share: build for release, then become the program, as root.
+//! What `run`, `demo`, `bench` and `evaluate` share: build for release, then become the program, as root.
 
 use std::{os::unix::process::CommandExt as _, path::Path};
 

@@ -1,0 +1,123 @@
+//! `cargo xtask evaluate`: every scenario, judged and added up. Needs root and the captures.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, ValueEnum};
+use ftagent_tests::{
+    evaluate::{
+        compose::Case,
+        list::List,
+        report::Board,
+        run::{all_cases, missing, quick, run_cases, work_dir},
+        score::Outcome,
+    },
+    simulate::{self, Finding},
+};
+
+/// Runs the scenarios of tests/scenarios and says how many came out right.
+#[derive(Parser)]
+#[command(name = "evaluate", version)]
+struct Args {
+    /// What to run.
+    #[arg(long, value_enum, default_value = "all")]
+    subset: Subset,
+    /// Only what has this in its name (`syn_cic2019/10x`, `cold/`, `V4`); simulations too.
+    #[arg(long)]
+    only: Option<String>,
+    /// Print the scoreboard, and every outcome, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write the scoreboard there, too.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// How many scenarios run side by side, at most one on each CPU.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Leave the simulations out: they take minutes.
+    #[arg(long)]
+    no_simulations: bool,
+    /// Print the names and run nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Subset {
+    /// Everything.
+    All,
+    /// Every attack once, a third of what is ordinary, the short behaviours: minutes.
+    Ci,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Some(missing) = missing() {
+        bail!("{missing}");
+    }
+    let list = List::load()?;
+    let dir = work_dir();
+    let mut cases = all_cases(&list, &dir)?;
+    if args.subset == Subset::Ci {
+        cases = quick(cases);
+    }
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|pattern| name.contains(pattern.as_str()));
+    cases.retain(|case| wanted(&case.name));
+    if args.list {
+        cases.iter().for_each(|case| println!("{}", case.name));
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let count = cases.len();
+    eprintln!("{count} scenarios");
+    let progress = |done: usize, outcome: &Outcome| {
+        let told = if outcome.right { "right".to_owned() } else { outcome.problems.join("; ") };
+        eprintln!("[{done}/{count}] {}: {told}", outcome.name);
+    };
+    let (outcomes, simulations) = std::thread::scope(|scope| -> Result<_> {
+        // A worker beside the others: simulations need no datapath.
+        let simulations = scope.spawn(|| simulated(&args, &wanted));
+        let outcomes = run_cases(&cases, &dir, args.workers, &progress)?;
+        let simulations = simulations.join().map_err(|_| anyhow::anyhow!("a simulation panicked"))??;
+        Ok((outcomes, simulations))
+    })?;
+    let subset = match (&args.only, args.subset) {
+        (Some(pattern), _) => format!("*{pattern}*"),
+        (None, Subset::All) => "all".to_owned(),
+        (None, Subset::Ci) => "ci".to_owned(),
+    };
+    let board = Board::new(&subset, &list, &cases, &outcomes, simulations);
+    print(&args, &board, &cases, &outcomes)?;
+    eprintln!("{:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn simulated(args: &Args, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Finding>> {
+    // What a quick look runs takes seconds.
+    let skipped =
+        |name: &str| args.no_simulations || args.subset == Subset::Ci && matches!(name, "month" | "adversary");
+    let mut findings = Vec::new();
+    for (id, name, simulation) in simulate::ALL {
+        if !skipped(name) && wanted(&format!("{id}/{name}")) {
+            let begun = Instant::now();
+            let finding = simulation().with_context(|| format!("simulating {name}"))?;
+            eprintln!("{id}/{name}: {} ({:.0} s)", finding.summary, begun.elapsed().as_secs_f64());
+            findings.push(finding);
+        }
+    }
+    Ok(findings)
+}
+
+fn print(args: &Args, board: &Board, cases: &[Case], outcomes: &[Outcome]) -> Result<()> {
+    if args.json {
+        let expected: Vec<_> = cases.iter().map(|case| format!("{:?}", case.kind)).collect();
+        let all = serde_json::json!({ "board": board, "outcomes": outcomes, "expected": expected });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        print!("{}", board.to_text());
+    }
+    if let Some(path) = &args.write {
+        fs::write(path, board.to_markdown()).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
