@@ -2,8 +2,14 @@
 //! broken lists. What it refuses it explains, and what it cannot do leaves things as they were.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "daemon/detection.rs"]
+mod detection;
 #[path = "daemon/feeds.rs"]
 mod feeds;
+#[path = "daemon/knowledge.rs"]
+mod knowledge;
+#[path = "daemon/learning.rs"]
+mod learning;
 #[path = "daemon/life.rs"]
 mod life;
 #[path = "daemon/probation.rs"]

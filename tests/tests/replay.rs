@@ -108,7 +108,12 @@ fn only_the_listed_source_is_dropped_and_the_report_says_when() {
     let report: Value = serde_json::from_str(&json(&project_scenario("listed_botnet.toml", &captures))).unwrap();
     assert_eq!(report["schema"], "ftagent.replay/1");
     assert_eq!(report["duration_ms"], 12_000);
-    assert_eq!(report["incidents"], Value::Array(vec![]));
+    // It is dropped by the list from its first packet on, and named all the same.
+    let [incident] = report["incidents"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!((&incident["vector"], &incident["vectors"]), (&"udp_flood".into(), &serde_json::json!(["udp_flood"])));
+    let opened = incident["opened_ms"].as_u64().unwrap();
+    assert!((2000..2500).contains(&opened), "{opened}");
+    assert_eq!((&incident["closed_ms"], &incident["rules"]), (&Value::Null, &Value::Array(vec![])));
     let [game, botnet] = report["sources"].as_array().unwrap().as_slice() else { panic!("{report}") };
     assert_eq!((&game["label"], &game["packets"]), (&"benign".into(), &2400.into()));
     assert_eq!((&game["dropped_packets"], &game["first_drop_ms"]), (&0.into(), &Value::Null));

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: two throw-away hosts, ordinary traffic, a real flood, and the agent between
-//! them. Shows the classes live, blocks the flood's sources by the agent's own command, and prints
-//! what it measured. Nothing of it is left behind.
+//! them. The agent learns what is normal, names the flood by itself, and says how long that took.
+//! Shows the classes live, blocks the flood's sources by the agent's own command, and prints what
+//! it measured. Nothing of it is left behind.
 
 use std::{
     io::{IsTerminal as _, Read as _, Write as _},
@@ -8,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::sync_channel,
     },
     thread::sleep,
     time::{Duration, Instant},
@@ -15,7 +17,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use ftagent::{cli::status::render, serve::protocol::Status};
+use ftagent::{cli::status::render, decide::Incident, sense::clock, serve::protocol::Status};
 use ftagent_tests::{
     daemon::Daemon,
     sandbox::Sandbox,
@@ -27,6 +29,11 @@ const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const SOURCES: u32 = 3;
 /// Where it goes: a port with a socket that counts what arrives.
 const VICTIM_PORT: u16 = 9000;
+/// What the agent is configured with: it learns for seconds here, not for minutes.
+const SECTIONS: &str =
+    "[services]\ndetect = false\n[learning]\ntrust_after = \"5s\"\n[mitigation]\nmode = \"enforce\"\n";
+/// How long the agent has to name the flood.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where ordinary clients go.
 const WEB_PORT: u16 = 8080;
 
@@ -49,7 +56,7 @@ fn main() -> Result<()> {
 fn demo(sandbox: &Sandbox, args: &Args) -> Result<()> {
     let veth = sandbox.veth("wan0", "peer0")?;
     println!("Two hosts joined by a veth pair: this one ({}) is protected, the other sends.\n", veth.here.v4);
-    let agent = Daemon::start(sandbox, &["wan0"], "[services]\ndetect = false\n")?;
+    let agent = Daemon::start(sandbox, &["wan0"], SECTIONS)?;
     let stop = Arc::new(AtomicBool::new(false));
 
     let web = Arc::new(Web::default());
@@ -61,6 +68,8 @@ fn demo(sandbox: &Sandbox, args: &Args) -> Result<()> {
 
     let mut phases = Vec::new();
     phases.push(Phase::watch("calm", args.seconds, &agent, &web, &victim)?);
+    agent.wait_for_log(0, "the baseline is trusted from now on")?;
+    println!("The agent has learned what is normal here.\n");
 
     let (pps, halt) = (args.pps, Arc::clone(&stop));
     let template = Template {
@@ -78,9 +87,14 @@ fn demo(sandbox: &Sandbox, args: &Args) -> Result<()> {
     // Ports that no reflector answers from: one class, as a simple tool would send it.
     let vary = Vary { src, sport: Values::Between(49_152, 65_535), ..Vary::default() };
     let ifindex = veth.peer.ifindex;
-    let flood = sandbox
-        .peer_host()
-        .spawn(move || Generator::new(ifindex)?.run(&Flood { pps: Some(pps), ..Flood::new(template, vary) }, &halt));
+    let (begins, begun) = sync_channel(1);
+    let flood = sandbox.peer_host().spawn(move || {
+        let mut generator = Generator::new(ifindex)?;
+        // The clock that the agent stamps its incidents with; the first packet leaves after it.
+        begins.send(clock::monotonic_ns())?;
+        generator.run(&Flood { pps: Some(pps), ..Flood::new(template, vary) }, &halt)
+    });
+    let named = detect(&agent, begun.recv()?)?;
     phases.push(Phase::watch("flood", args.seconds, &agent, &web, &victim)?);
 
     let blocked = Instant::now();
@@ -99,8 +113,42 @@ fn demo(sandbox: &Sandbox, args: &Args) -> Result<()> {
     let _gone = client.join();
     println!("{}", agent.ok(&["rules"])?);
     summary(&phases, sent.pps());
+    match named {
+        Some((vector, after)) => {
+            println!("\nNamed `{vector}` {:.0} ms after its first packet.", after.as_secs_f64() * 1e3)
+        }
+        None => println!("\nThe agent did NOT name the flood within {} s.", PATIENCE.as_secs()),
+    }
     print!("\n{}", agent.ok(&["detach"])?);
     Ok(())
+}
+
+/// Waits for the agent to open an incident, shows it, and returns what it is called and how long
+/// that took; `begun_ns` is when the flood began.
+fn detect(agent: &Daemon, begun_ns: u64) -> Result<Option<(String, Duration)>> {
+    println!("The flood begins.");
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let answer: serde_json::Value = serde_json::from_str(&agent.ok(&["incidents", "--json"])?)?;
+        let incidents: Vec<Incident> = serde_json::from_value(answer["incidents"].clone())?;
+        let Some(incident) = incidents.iter().find(|incident| incident.opened.mono_ns >= begun_ns) else {
+            sleep(Duration::from_millis(10));
+            continue;
+        };
+        let shown = Duration::from_nanos(clock::monotonic_ns().saturating_sub(begun_ns));
+        let after = Duration::from_nanos(incident.opened.mono_ns - begun_ns);
+        println!("  incident {}: {} ({})", incident.id, incident.vector.as_str(), incident.severity.as_str());
+        let evidence = incident.findings.iter().map(|finding| finding.evidence.line.as_str());
+        evidence.for_each(|line| println!("  {line}"));
+        println!(
+            "  opened {:.0} ms after the first packet, on this screen after {:.0} ms\n",
+            after.as_secs_f64() * 1e3,
+            shown.as_secs_f64() * 1e3
+        );
+        return Ok(Some((incident.vector.as_str().to_owned(), after)));
+    }
+    println!("  no incident within {} s\n", PATIENCE.as_secs());
+    Ok(None)
 }
 
 /// Ordinary clients: each asks for a page, ten times a second.

@@ -12,6 +12,19 @@ struct Family<'a> {
     samples: usize,
 }
 
+impl Family<'_> {
+    /// Returns whether a series of this name belongs to it: a histogram has three kinds of them.
+    fn owns(&self, name: &str) -> bool {
+        match self.kind {
+            None => false,
+            Some("histogram") => {
+                name.strip_prefix(self.name).is_some_and(|suffix| matches!(suffix, "_bucket" | "_sum" | "_count"))
+            }
+            Some(_) => name == self.name,
+        }
+    }
+}
+
 /// Returns the values by series, `name{label="value",…}` with sorted labels.
 ///
 /// # Errors
@@ -43,13 +56,13 @@ fn read_line<'a>(
     } else if let Some(kind) = line.strip_prefix("# TYPE ") {
         let (name, kind) = kind.split_once(' ').context("no type")?;
         ensure!(name == family.name && family.kind.is_none(), "the type is not next to the help text");
-        ensure!(matches!(kind, "counter" | "gauge"), "an unknown type");
+        ensure!(matches!(kind, "counter" | "gauge" | "histogram"), "an unknown type");
         ensure!((kind == "counter") == name.ends_with("_total"), "counters, and only they, end in _total");
         family.kind = Some(kind);
     } else {
         let (key, value) = sample(line)?;
         let name = key.split('{').next().unwrap_or_default();
-        ensure!(name == family.name && family.kind.is_some(), "the sample is not below its family's description");
+        ensure!(family.owns(name), "the sample is not below its family's description");
         ensure!(family.kind != Some("counter") || value >= 0.0, "a counter below 0");
         ensure!(series.insert(key, value).is_none(), "the series comes twice");
         family.samples += 1;

@@ -1,9 +1,13 @@
-//! The daemon at rest: CPU time and resident memory.
+//! The daemon at rest and under a flood: CPU time and resident memory.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, sync::atomic::AtomicBool, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use ftagent_tests::{daemon::Daemon, sandbox::Sandbox};
+use ftagent_tests::{
+    daemon::Daemon,
+    sandbox::Sandbox,
+    traffic::{Flood, Generator, vectors},
+};
 
 use crate::report::Row;
 
@@ -15,6 +19,12 @@ const SETTLE: Duration = Duration::from_secs(3);
 const CPU_PERCENT: f64 = 0.5;
 /// The most that may be resident, MiB.
 const RESIDENT_MIB: f64 = 25.0;
+/// The same under a flood.
+const CPU_PERCENT_FLOOD: f64 = 5.0;
+/// The same under a flood.
+const RESIDENT_MIB_FLOOD: f64 = 40.0;
+/// How long the flood lasts that it is watched under.
+const FLOOD: Duration = Duration::from_secs(12);
 /// Kernel ticks a second in `/proc/PID/stat` (USER_HZ).
 const USER_HZ: f64 = 100.0;
 
@@ -30,13 +40,41 @@ pub fn at_rest(sandbox: &Sandbox, pid: Option<u32>) -> Result<Vec<Row>> {
 }
 
 fn watch(pid: u32) -> Result<Vec<Row>> {
-    let before = cpu_seconds(pid)?;
-    thread::sleep(WATCH);
-    let percent = (cpu_seconds(pid)? - before) / WATCH.as_secs_f64() * 100.0;
+    let percent = cpu_percent(pid, WATCH)?;
     Ok(vec![
         Row::alone("CPU, part of one core", percent, "%", Some(CPU_PERCENT)),
         Row::alone("resident", resident_mib(pid)?, "MiB", Some(RESIDENT_MIB)),
     ])
+}
+
+/// Measures a daemon that trusts its baseline and is hit by SYNs from forged sources.
+pub fn under_flood(sandbox: &Sandbox) -> Result<Vec<Row>> {
+    let veth = sandbox.veth("hit0", "hit1")?;
+    let daemon = Daemon::start(sandbox, &["hit0"], "[learning]\ntrust_after = \"2s\"\n")?;
+    thread::sleep(SETTLE + SETTLE);
+    let pid = daemon.pid()?.as_raw().unsigned_abs();
+    let flood = vectors::find("syn_flood")?.flood(&vectors::Link::to_here(&veth, false));
+    let ifindex = veth.peer.ifindex;
+    let sender = sandbox.peer_host().spawn(move || {
+        Generator::new(ifindex)?.run(&Flood { duration: Some(FLOOD), ..flood }, &AtomicBool::new(false))
+    });
+    thread::sleep(Duration::from_secs(1));
+    let percent = cpu_percent(pid, FLOOD - Duration::from_secs(3))?;
+    let resident = resident_mib(pid)?;
+    let sent = sender.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    let status = daemon.status()?;
+    Ok(vec![
+        Row::alone("packets sent", sent.pps() / 1e6, "Mpps", None),
+        Row::alone("CPU, part of one core", percent, "%", Some(CPU_PERCENT_FLOOD)),
+        Row::alone("resident", resident, "MiB", Some(RESIDENT_MIB_FLOOD)),
+        Row::alone("samples lost", status.samples.lost as f64, "", None),
+    ])
+}
+
+fn cpu_percent(pid: u32, time: Duration) -> Result<f64> {
+    let before = cpu_seconds(pid)?;
+    thread::sleep(time);
+    Ok((cpu_seconds(pid)? - before) / time.as_secs_f64() * 100.0)
 }
 
 /// User and system time of all its threads: fields 14 and 15 of proc(5)'s `/proc/PID/stat`.

@@ -11,6 +11,7 @@ mod measure;
 mod ours;
 mod report;
 mod rivals;
+mod tick;
 
 use std::{
     fs,
@@ -55,7 +56,7 @@ struct Args {
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Flood, Part::Daemon])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Flood, Part::Daemon, Part::Decide])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -72,8 +73,10 @@ enum Part {
     Drops,
     /// End to end.
     Flood,
-    /// The daemon at rest.
+    /// The daemon at rest and under a flood.
     Daemon,
+    /// What a tick of decisions costs.
+    Decide,
 }
 
 fn main() -> Result<()> {
@@ -111,8 +114,14 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
         if !rows.is_empty() {
             report.add("daemon at rest", rows);
         }
+        if args.daemon_pid.is_none() {
+            report.add("daemon under a SYN flood, as fast as one core sends", daemon::under_flood(sandbox)?);
+        }
     }
     stay_on(args.cpu)?;
+    if args.parts.contains(&Part::Decide) {
+        report.add("a tick of decisions, 2 000 samples", tick::decide());
+    }
     packets(args, &mut ours, &mut report)?;
     Ok(report)
 }
