@@ -230,7 +230,12 @@ fn view(class: TrafficClass, metric: Metric, series: &Series, trusted: bool) -> 
         rate,
         baseline: f64::from(level.median),
         spread: f64::from((level.high - level.median).max(0.0)),
-        threshold: finite(series.threshold()),
+        // Where nothing is learned of a class yet, the floor is what decides.
+        threshold: match series.threshold() {
+            known if known.is_finite() => known,
+            _ if trusted => floor(class, metric),
+            _ => 0.0,
+        },
         ceiling: finite(series.ceiling().value()),
         trusted,
         minutes,
