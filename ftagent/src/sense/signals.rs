@@ -50,7 +50,7 @@ pub struct HostSignals {
     /// this interval.
     pub ports: Option<Vec<PortSockets>>,
     /// Peers with an accepted TCP connection that has received data, or a connected UDP socket:
-    /// /24 and /64 blocks, see `decide::flows::block_of`. `None` where not read.
+    /// /24 and /64 blocks, see [`block_of`]. `None` where not read.
     pub peers: Option<Vec<u64>>,
 }
 
@@ -110,6 +110,8 @@ mod tests {
             ("192.0.2.1", "::ffff:192.0.2.9", true),
             ("2001:db8::1", "2001:db8::ffff:0:0:1", true),
             ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::ffff:192.0.2.1", "192.0.2.9", true),
+            ("192.0.2.1", "192.0.2.254", true),
             ("0.0.0.0", "::2", false),
         ];
         for (a, b, same) in cases {

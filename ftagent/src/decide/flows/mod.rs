@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::{Packet, packet::tcp, table::mix};
 
+pub use crate::sense::signals::block_of;
 pub use track::{State, http};
 
 /// Flows in one bucket.
@@ -21,14 +22,6 @@ const _: () = assert!(WAYS * BUCKETS * (size_of::<Flow>() + size_of::<Worth>() +
 const BRIEF_NS: u64 = 3_000_000_000;
 /// After so long any flow gives way, nanoseconds.
 const IDLE_NS: u64 = 180_000_000_000;
-
-/// Returns the block that an address belongs to: its /24, or its /64.
-pub fn block_of(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8),
-        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
-    }
-}
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -191,6 +184,7 @@ struct Worth {
     last: u32,
     established: bool,
     closed: bool,
+    requested: bool,
 }
 
 /// Where a packet's flow is.
@@ -218,8 +212,15 @@ impl Flows {
         self.flows.get(mark.place as usize).filter(|flow| flow.tag == mark.tag && mark.tag != 0)
     }
 
+    /// Returns the flows in which a request was seen. The others, nearly all, are not touched.
+    pub fn requested(&self) -> impl Iterator<Item = &Flow> {
+        let places = self.flows.iter().zip(&self.worths);
+        places.filter(|(flow, worth)| worth.requested && flow.tag != 0).map(|(flow, _)| flow)
+    }
+
     /// Returns all flows.
-    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.flows.iter().filter(|flow| flow.tag != 0)
     }
 
@@ -253,6 +254,7 @@ impl Flows {
                 last: coarse(packet.time_ns),
                 established: flow.is_established(),
                 closed: flow.has(note::CLOSED),
+                requested: flow.has(note::REQUEST),
             };
         }
         if outbound {
