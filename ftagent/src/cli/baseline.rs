@@ -291,12 +291,12 @@ pub fn learning_text(learning: &Learning) -> String {
             let left = learning.trust_after_s.saturating_sub(learning.learned_s);
             let left = if left == 0 { "a moment".to_owned() } else { span(milliseconds(left)) };
             format!(
-                "learning: nothing is trusted yet; {left} more of ordinary traffic is needed ({learned} so far). \
+                "learning: nothing is trusted yet; {left} more of traffic is needed ({learned} so far). \
                  Until then only what is unmistakable is named an attack."
             )
         }
         "learning" => format!("learning: thresholds are trusted; this is the first week ({learned} so far)"),
-        "learned" => format!("learned from {learned} of ordinary traffic"),
+        "learned" => format!("learned over {learned}"),
         other => format!("learning: {other} ({learned} so far)"),
     }
 }
@@ -312,14 +312,10 @@ mod tests {
     #[test]
     fn learning_says_how_long_until_it_is_trusted() {
         let cases = [
-            (
-                "new",
-                12,
-                "learning: nothing is trusted yet; 9 min 48 s more of ordinary traffic is needed (12 s so far)",
-            ),
+            ("new", 12, "learning: nothing is trusted yet; 9 min 48 s more of traffic is needed (12 s so far)"),
             ("new", 600, "learning: nothing is trusted yet; a moment more"),
             ("learning", 273_600, "learning: thresholds are trusted; this is the first week (3 d 4 h so far)"),
-            ("learned", 1_036_800, "learned from 12 d of ordinary traffic"),
+            ("learned", 1_036_800, "learned over 12 d"),
         ];
         for (state, learned_s, wanted) in cases {
             let learning =

@@ -188,7 +188,7 @@ pub struct Probation {
 /// How the agent learns what is normal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Learning {
-    /// How much ordinary traffic is learned from before the baseline is trusted.
+    /// How long traffic is watched before the baseline is trusted.
     pub trust_after: Duration,
 }
 

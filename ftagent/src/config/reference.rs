@@ -155,7 +155,7 @@ pub const SECTIONS: &[Section] = &[
             "learning.trust_after",
             DURATION,
             "",
-            "How much ordinary traffic is learned from before the baseline is trusted; 1 s to 30 days. Until then \
+            "How long traffic is watched before the baseline is trusted; 1 s to 30 days. Until then \
              only what no node has any business receiving, and what the packets alone prove, is an attack.",
         )],
     },

@@ -148,7 +148,7 @@ mod tests {
         let none = View { threshold: 0.0, ceiling: 0.0, ..view("arp", 2.0, false) };
         let baseline = baseline(vec![none, view("tcp_syn", 48_210.0, true)]);
         let wanted = [
-            "learned from 10 d of ordinary traffic",
+            "learned over 10 d",
             "bound on growth: at most x2 in 24 hours",
             "  class          now         normal  threshold    ceiling  trusted",
             "  tcp_syn  48.2 kpps  310 +- 40 pps    620 pps  2.48 kpps  yes      ABOVE",

@@ -43,7 +43,7 @@ pub struct View {
 pub struct Learning {
     /// `new` (nothing is trusted yet), `learning` (the first week), `learned`.
     pub state: String,
-    /// Seconds of ordinary traffic that were learned from.
+    /// Seconds that were watched. What looked like an attack was not learned in them.
     pub learned_s: u64,
     /// Seconds that are needed before the baseline is trusted.
     pub trust_after_s: u64,
@@ -58,7 +58,7 @@ pub struct Checkpoint {
     pub version: u32,
     /// When it was taken.
     pub taken: Now,
-    /// Seconds of ordinary traffic that were learned from.
+    /// Seconds that were watched.
     pub learned_s: u64,
     /// The classes that were ever seen.
     pub classes: Vec<Learned>,
@@ -129,7 +129,8 @@ impl Baselines {
                 doubled.extend(told.filter(|_| pair.pps.is_used()));
             }
         }
-        self.learned_s += u64::from(seconds.iter().all(|second| second.ordinary));
+        // Also while a class is suspicious: one that always is must not keep the node unknown for ever.
+        self.learned_s += 1;
         for ((class, pair), second) in TrafficClass::ALL.into_iter().zip(&mut self.classes).zip(seconds) {
             pair.pps.show(second.pps);
             pair.bps.show(second.bps);
@@ -147,7 +148,7 @@ impl Baselines {
         Some(if metric == Metric::Bps { &pair.bps } else { &pair.pps })
     }
 
-    /// Returns the seconds in which all classes were ordinary.
+    /// Returns the seconds that were watched.
     pub fn learned_s(&self) -> u64 {
         self.learned_s
     }

@@ -21,8 +21,9 @@ const LEAST: usize = 60;
 pub const WEEK: usize = 168;
 /// Hours of the middle horizon.
 const DAY: usize = 24;
-/// Blocks within which a threshold may double at most: ten minutes.
-const LIMIT_BLOCKS: usize = 60;
+/// Thresholds among which one may double at most: those of ten minutes, and one more because the
+/// end of an hour makes one as well.
+const LIMIT_BLOCKS: usize = 61;
 /// Growth of the threshold within that time.
 const LIMIT: f64 = 2.0;
 /// The threshold stands this high over the level at least …
