@@ -149,12 +149,6 @@ impl Detector {
     pub fn rates(&self, class: TrafficClass) -> (f64, f64) {
         self.classes.get(class.index()).map_or((0.0, 0.0), |state| state.rates(0))
     }
-
-    /// Returns when the excess of a class began, where there is evidence of any.
-    pub fn since(&self, class: TrafficClass) -> Option<u64> {
-        let state = self.classes.get(class.index())?;
-        [state.pps, state.bps].iter().filter(|bucket| bucket.fill > 0.0).map(|bucket| bucket.since_ns).min()
-    }
 }
 
 impl ClassState {
@@ -177,7 +171,13 @@ impl ClassState {
         } else {
             self.bps = Bucket::default();
         }
-        let (by_pps, by_bps) = (self.pps.fill >= packets, self.bps.fill >= bits);
+        // A bucket that is still full after its excess is evidence of the past, not of now.
+        let seconds = (tick.elapsed_ns as f64 / 1e9).max(1e-9);
+        let goes_on = |rate: f64, mean: f64, threshold: f64| rate.max(mean) > threshold;
+        let pps_now = goes_on(count.packets as f64 / seconds, self.rates(self.pps.since_ns).0, pps.threshold);
+        let bps_now = goes_on(count.bytes as f64 * 8.0 / seconds, self.rates(self.bps.since_ns).1, bps.threshold);
+        let by_pps = self.pps.fill >= packets && pps_now;
+        let by_bps = self.bps.fill >= bits && bps_now;
         let (metric, bucket, limits) = match (by_pps, by_bps) {
             (true, false) => (Metric::Pps, self.pps, pps),
             (false, true) => (Metric::Bps, self.bps, bps),
@@ -202,3 +202,6 @@ impl ClassState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
