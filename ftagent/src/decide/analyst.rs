@@ -1,6 +1,9 @@
 //! Keeps what samples tell: recent packets, flows, and sources that are known.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
 
 use ftagent_common::TrafficClass;
 
@@ -11,7 +14,7 @@ use super::{
     known::Known,
     packet::tcp,
 };
-use crate::sense::signals::HostSignals;
+use crate::sense::signals::{HostSignals, PortSockets};
 
 /// Packets that are remembered at most.
 const RING: usize = 12_288;
@@ -23,6 +26,12 @@ const RING_NS: u64 = 3_000_000_000;
 const OUTBOUND: usize = 16_384;
 /// Held connections are taken for held for so long after they last showed it, nanoseconds.
 const SLOW_NS: u64 = 16_000_000_000;
+/// Connections above what is usual that are too many, at least.
+const HELD_AT_LEAST: f64 = 100.0;
+/// Time in which what is usual of them follows a change, nanoseconds.
+const USUAL_NS: f64 = 600e9;
+/// Ports of which it is known.
+const USUAL_PORTS: usize = 256;
 /// Ticks of which rates are remembered.
 const RATES: usize = 10;
 /// Time in which the memory of calm traffic follows it, nanoseconds.
@@ -41,6 +50,8 @@ pub struct Analyst {
     rates: Rates,
     calm: Calm,
     host: Option<HostSignals>,
+    /// Connections that are held and say little, usually, by port.
+    usual: Usual,
     /// This host's own packets are seen.
     sees_own: bool,
     /// The kernel names this host's peers.
@@ -91,6 +102,7 @@ impl Analyst {
             rates: Rates::default(),
             calm: Calm::default(),
             host: None,
+            usual: Usual::default(),
             sees_own: false,
             has_peers: false,
             seed,
@@ -152,6 +164,12 @@ impl Analyst {
         }
     }
 
+    /// Takes the connections that are held now for usual, on the operator's word.
+    pub fn accept(&mut self) {
+        self.usual = Usual::default();
+        self.held = None;
+    }
+
     fn scene<'a>(&'a self, question: &Question<'a>) -> Scene<'a> {
         Scene {
             now_ns: question.now_ns,
@@ -162,6 +180,7 @@ impl Analyst {
             rates: &self.rates,
             calm: &self.calm,
             host: self.host.as_ref(),
+            usual: &self.usual,
             sees_own: self.sees_own,
             knows_sources: self.known.any(),
             seed: self.seed,
@@ -172,6 +191,9 @@ impl Analyst {
         for block in host.peers.iter().flatten() {
             self.has_peers = true;
             self.known.propose(*block, self.now_ns);
+        }
+        if let Some(ports) = &host.ports {
+            self.usual.follow(ports, self.now_ns);
         }
         let mut host = host.clone();
         host.peers = None;
@@ -267,6 +289,43 @@ impl Rates {
     }
 }
 
+/// How many connections are held on each port without saying much, when all is well: subscribers of
+/// a broker, sockets of a web application.
+#[derive(Clone, Debug, Default)]
+pub struct Usual {
+    ports: BTreeMap<u16, f64>,
+    at_ns: Option<u64>,
+}
+
+impl Usual {
+    /// Returns the connections that are too many on a port: far more than usual, and several from
+    /// each of the nets that they come from. Subscribers come from as many nets as there are of them.
+    pub fn is_exceeded(&self, port: &PortSockets) -> bool {
+        let (held, usual) = (f64::from(port.stalled), self.of(port.port));
+        held >= usual + HELD_AT_LEAST && held >= 3.0 * usual && port.stalled >= 4 * port.stalled_peers
+    }
+
+    /// Returns the usual number.
+    pub fn of(&self, port: u16) -> f64 {
+        self.ports.get(&port).copied().unwrap_or(0.0)
+    }
+
+    /// Follows what was read. The first reading is taken for usual; what is too many is not learned.
+    fn follow(&mut self, ports: &[PortSockets], now_ns: u64) {
+        let share = self.at_ns.map_or(1.0, |at| (now_ns.saturating_sub(at) as f64 / USUAL_NS).min(1.0));
+        self.at_ns = Some(now_ns);
+        for port in ports.iter().take(USUAL_PORTS) {
+            if share < 1.0 && self.is_exceeded(port) {
+                continue;
+            }
+            if self.ports.len() < USUAL_PORTS || self.ports.contains_key(&port.port) {
+                let usual = self.ports.entry(port.port).or_default();
+                *usual += share * (f64::from(port.stalled) - *usual);
+            }
+        }
+    }
+}
+
 /// What is usual: slow averages over time without excess.
 #[derive(Clone, Debug, Default)]
 pub struct Calm {
@@ -329,3 +388,6 @@ impl Calm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

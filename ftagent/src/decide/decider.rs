@@ -359,6 +359,7 @@ impl Decider {
     pub fn accept(&mut self, now: Now) -> Vec<Event> {
         self.baselines.accept(now, self.settings.trust_after_s);
         self.detector = Detector::default();
+        self.analyst.accept();
         let mut events: Vec<Event> =
             self.machine.close_open(now, "closed: the operator accepted this load as normal").into_iter().collect();
         events.push(self.notice(now, "the operator accepted the present load as normal".to_owned()));
@@ -371,3 +372,6 @@ impl Decider {
         self.detector = Detector::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,6 +109,8 @@ impl Machine {
                 incident.closed = Some(at);
                 note(&mut incident, at, "the daemon stopped while this was open".to_owned());
             }
+            // Ids of one second differ by their number, over restarts too.
+            self.number += 1;
             self.keep(incident);
         }
     }
@@ -229,6 +231,9 @@ impl Machine {
         let mut events = self.confirm(now, std::slice::from_ref(finding), &[], false, None);
         if let Some(incident) = self.incidents.back_mut() {
             incident.began = began;
+            if let Some(first) = incident.timeline.first_mut() {
+                first.at = began;
+            }
             (incident.peak_pps, incident.peak_bps) = peak;
         }
         events.extend(self.close_open(now, "had been going on since before the start, and was named when it ended"));

@@ -2,11 +2,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use ftagent_common::{
-    TrafficClass,
-    counters::IfaceCounters,
-    reason::{DropReason, verdict},
-};
+use ftagent_common::{TrafficClass, counters::IfaceCounters, reason::DropReason};
 
 /// Rates of one class, per second, over the last second or so.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,14 +36,6 @@ impl IfaceSnapshot {
             bytes: sum.bytes + rate.bytes,
             dropped: sum.dropped + rate.dropped,
         })
-    }
-
-    /// Returns whether the counters account for every packet: the classes add up to the verdicts
-    /// and the reasons to the drops. Holds when no packet was in flight during the read.
-    pub fn adds_up(&self) -> bool {
-        let drops: u64 = self.total.drops.iter().flatten().sum();
-        let verdicts: u64 = self.total.verdicts.iter().sum();
-        self.total.seen() == verdicts && drops == self.total.verdicts[verdict::DROP as usize]
     }
 
     /// Returns the packets dropped for a reason, over all classes.

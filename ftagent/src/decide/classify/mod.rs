@@ -117,4 +117,4 @@ pub struct Evidence {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,7 +6,7 @@ use ftagent_common::TrafficClass;
 
 use super::super::{
     Excess, Metric, Vector,
-    analyst::{Calm, Rates, Seen},
+    analyst::{Calm, Rates, Seen, Usual},
     flows::{Flow, Flows, note},
     table::Tally,
 };
@@ -31,6 +31,8 @@ pub struct Scene<'a> {
     pub calm: &'a Calm,
     /// The kernel's statistics as last read.
     pub host: Option<&'a HostSignals>,
+    /// Connections that are held, usually.
+    pub usual: &'a Usual,
     /// This host's own packets are seen.
     pub sees_own: bool,
     /// Somebody is known.

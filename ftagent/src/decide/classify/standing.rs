@@ -40,7 +40,7 @@ fn flows(list: &[&Seen], seed: u64) -> usize {
 pub fn standing(scene: &Scene<'_>) -> Judgement {
     let (mut dripping, mut late, mut unfinished) = (0u32, 0u32, 0u32);
     let mut ports = Tally::with_capacity(1024, scene.seed);
-    for flow in scene.flows.iter().filter(|flow| flow.has(note::REQUEST)) {
+    for flow in scene.flows.requested() {
         let over = flow.has(note::CLOSED | note::ANSWERED);
         let alive = scene.now_ns.saturating_sub(flow.last_ns) < SILENT_NS;
         if over || !alive || scene.now_ns.saturating_sub(flow.request_ns) < HELD_NS {
@@ -53,10 +53,10 @@ pub fn standing(scene: &Scene<'_>) -> Judgement {
             ports.add(u64::from(flow.port), 1.0);
         }
     }
-    let stalled = scene
-        .host
-        .and_then(|host| host.ports.as_ref())
-        .map(|ports| ports.iter().map(|port| (port.stalled, port.port)).max().unwrap_or_default());
+    let stalled = scene.host.and_then(|host| host.ports.as_ref()).map(|ports| {
+        let too_many = ports.iter().filter(|port| scene.usual.is_exceeded(port));
+        too_many.map(|port| (port.stalled, port.port)).max().unwrap_or_default()
+    });
     let lone = lone_lines(scene);
     let lines = flows(&lone, scene.seed);
     let held = dripping.max(unfinished);
@@ -80,9 +80,9 @@ pub fn standing(scene: &Scene<'_>) -> Judgement {
         confidence,
         true,
         format!(
-            "port {port}: {} connections send a request in drips, {unfinished} requests do not end, stalled by the socket table: {}",
+            "port {port}: {} connections send a request in drips, {unfinished} requests do not end, too many stalled by the socket table: {}",
             (dripping as usize).max(lines),
-            stalled.map_or("unavailable".to_owned(), |(count, _)| count.to_string())
+            stalled.map_or("unavailable".to_owned(), |(count, port)| format!("{count} (normal {:.0})", scene.usual.of(port)))
         ),
     );
     proposal.classes = Vec::new();

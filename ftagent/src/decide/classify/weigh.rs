@@ -5,7 +5,7 @@ use ftagent_common::TrafficClass::{self, *};
 use super::super::{Excess, Vector, analyst::Seen, table::Tally};
 use super::{
     Finding, Judgement, evidence, other, reflect,
-    scene::{Opinion, Proposal, Scene, Window},
+    scene::{Opinion, Proposal, Scene},
     service, tcp, tool,
     traits::{Traits, hash_of},
     udp,
@@ -39,7 +39,7 @@ pub fn judge(scene: &Scene<'_>) -> Judgement {
         }
     }
     let proposals = settle(&scene, proposals);
-    let carpet = carpet(&scene, &window, &proposals);
+    let carpet = carpet(&scene, &proposals);
     let mut findings: Vec<Finding> = proposals.iter().map(|proposal| finding(&scene, proposal, &lent, &own)).collect();
     if let Some(carpet) = carpet {
         findings.insert(0, finding(&scene, &carpet, &lent, &own));
@@ -167,7 +167,7 @@ fn overlap(main: &[&Seen], other: &[&Seen]) -> f64 {
 }
 
 /// A flood that spreads evenly over many addresses of one prefix.
-fn carpet<'a>(scene: &Scene<'a>, _window: &Window<'a>, proposals: &[Proposal<'a>]) -> Option<Proposal<'a>> {
+fn carpet<'a>(scene: &Scene<'a>, proposals: &[Proposal<'a>]) -> Option<Proposal<'a>> {
     let main = proposals.iter().find(|proposal| proposal.confidence >= 0.5)?;
     let list = &main.packets;
     let mut tally = Tally::with_capacity(list.len(), scene.seed);
