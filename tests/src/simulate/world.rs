@@ -197,7 +197,7 @@ const SPARSE: f64 = 40.0;
 /// The same when something is: enough for the rarest class of people to be judged.
 const DENSE: f64 = 400.0;
 /// A class is near its threshold from this share of it on.
-const NEAR: f64 = 0.6;
+const NEAR: f64 = 0.9;
 /// How long samples stay dense: more than the window that judgements look at.
 const DENSE_NS: u64 = 6 * SECOND;
 
