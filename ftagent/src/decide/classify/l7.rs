@@ -18,6 +18,8 @@ use super::{
 const CONNECTION: [TrafficClass; 7] = [HttpRequest, TlsClientHello, TcpData, TcpAck, TcpFin, TcpSyn, TcpRst];
 /// A server's part of a handshake is smaller than this, bytes.
 const CERTIFICATES: u32 = 16_384;
+/// Segments that follow a ClientHello that is meant, often.
+const MEANT: f64 = 6.0;
 /// Requests or handshakes that a rule wants to see.
 const ENOUGH: usize = 15;
 
@@ -154,7 +156,8 @@ impl<'a> View<'_, 'a> {
         } else {
             // Not all is sampled: two segments at least follow a ClientHello that is meant.
             let above = |class| (scene.rates.of(class, 1_000_000_000).0 - scene.normal(class)).max(0.0);
-            1.0 - (above(TcpData) / (2.0 * above(TlsClientHello)).max(1.0)).min(1.0)
+            let by_class = 1.0 - (above(TcpData) / (2.0 * above(TlsClientHello)).max(1.0)).min(1.0);
+            by_class.min(1.0 - self.going_on(&aged))
         };
         (share >= 0.6).then(|| {
             self.propose(Vector::TlsFlood, aged).sure(
@@ -163,6 +166,19 @@ impl<'a> View<'_, 'a> {
                 format!("{:.0} % of the handshakes go no further than the ClientHello", share * 100.0),
             )
         })
+    }
+
+    /// Returns the share of handshakes that go on, at least: those that are seen to, over those that
+    /// would be seen to by the samples if they said no more than a few segments.
+    fn going_on(&self, hellos: &[&'a Seen]) -> f64 {
+        let found = only(hellos, |seen| self.scene.flow(seen).is_some());
+        if found.is_empty() || self.data.is_empty() {
+            return 0.0;
+        }
+        let goes_on = only(&found, |seen| self.scene.flow(seen).is_some_and(|flow| flow.after_hello > 0));
+        let sampled = (self.data.len() as f64 / weight(self.data).max(1.0)).min(1.0);
+        let noticed = 1.0 - (1.0 - sampled).powf(MEANT);
+        (weight(&goes_on) / weight(&found).max(1.0) / noticed.max(0.01)).min(1.0)
     }
 
     /// Connections without a word.
