@@ -17,6 +17,7 @@ pub mod feeds;
 mod privileges;
 pub mod record;
 pub mod replay;
+pub mod rule;
 pub mod sense;
 pub mod serve;
 mod sys;

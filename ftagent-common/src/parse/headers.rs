@@ -37,12 +37,12 @@ headers! {
     struct VlanTag(4) { _tci: u16, ethertype: u16, }
     /// RFC 791.
     struct Ipv4(20) {
-        version_ihl: u8, _tos: u8, total_length: u16, _id: u16, fragment: u16,
-        _ttl: u8, proto: u8, _checksum: u16, src: u32, dst: u32,
+        version_ihl: u8, tos: u8, total_length: u16, _id: u16, fragment: u16,
+        ttl: u8, proto: u8, _checksum: u16, src: u32, dst: u32,
     }
     /// RFC 8200.
     struct Ipv6(40) {
-        version_class_flow: u32, payload_length: u16, next_header: u8, _hop_limit: u8,
+        version_class_flow: u32, payload_length: u16, next_header: u8, hop_limit: u8,
         src_high: u64, src_low: u64, dst_high: u64, dst_low: u64,
     }
     /// The first 8 bytes of an IPv6 extension header. `length` is in units of 8 bytes and does not
@@ -56,12 +56,23 @@ headers! {
     /// RFC 768.
     struct Udp(8) { src: u16, dst: u16, length: u16, _checksum: u16, }
     /// The first 8 bytes of ICMP and ICMPv6.
-    struct Icmp(8) { kind: u8, _code: u8, _checksum: u16, _rest: u32, }
+    struct Icmp(8) { kind: u8, code: u8, _checksum: u16, _rest: u32, }
     /// 8 bytes of payload.
     struct Bytes8(8) { value: u64, }
     /// 4 bytes of payload.
     struct Bytes4(4) { value: u32, }
 }
+
+/// 8 bytes at any offset.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub(super) struct Unaligned8 {
+    pub(super) value: u64,
+}
+
+#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: a plain integer in `repr(C, packed)`.
+unsafe impl Header for Unaligned8 {}
 
 /// A packet in memory, for the host: what was captured of a frame, and its length on the wire.
 #[derive(Clone, Copy, Debug)]

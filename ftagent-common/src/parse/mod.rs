@@ -8,9 +8,11 @@
 //! larger: in XDP the rest of a multi-buffer packet, on the host the part that a capture cut off.
 
 mod headers;
+pub mod key;
 mod l4;
 
 pub use headers::{Header, SlicePacket};
+pub use key::key;
 
 use self::headers::{Ethernet, Extension, Ipv4, Ipv6, VlanTag};
 use crate::{TrafficClass, abi::MAX_EXTENSION_HEADERS};

@@ -7,7 +7,8 @@ use super::{
 };
 
 /// The pipeline, first to last. What joins it (`agent`, `cli`) comes after everything.
-const LAYERS: [&str; 10] = ["bpf", "sense", "decide", "act", "record", "alert", "serve", "fleet", "agent", "cli"];
+const LAYERS: [&str; 11] =
+    ["rule", "bpf", "sense", "decide", "act", "record", "alert", "serve", "fleet", "agent", "cli"];
 
 /// What `decide` may not name, with the reason. Effects are data there and time is an argument: that is what makes
 /// replay exact and a simulated month a unit test.

@@ -12,13 +12,16 @@ const MAX_LINES: usize = 600;
 const MAX_BYTES: usize = 1 << 20;
 
 /// Where `unsafe` may be written. Everywhere else the compiler or this rule refuses it.
-const UNSAFE_HOMES: [&str; 11] = [
+const UNSAFE_HOMES: [&str; 14] = [
     "ftagent/src/sys/",
     "ftagent-common/src/abi.rs",
     "ftagent-common/src/parse/headers.rs",
     "ftagent-ebpf/src/packet.rs",
     "ftagent-ebpf/src/maps.rs",
+    "ftagent-ebpf/src/guard.rs",
     "ftagent-ebpf/src/lists.rs",
+    "ftagent-ebpf/src/rules.rs",
+    "ftagent-ebpf/src/rules/",
     "ftagent-ebpf/src/sample.rs",
     "ftagent-ebpf/src/traffic/",
     "ftagent-ebpf/src/bench.rs",
