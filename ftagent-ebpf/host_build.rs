@@ -94,8 +94,8 @@ impl Toolchain {
         let (mut cargo, linker) = match self {
             Self::Debian { linker } => {
                 let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                // aya-ebpf alone may use unstable features; our own code stays on stable.
-                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                // Unstable is `asm_experimental_arch` alone: aya-ebpf's, and our atomic additions'.
+                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "aya_ebpf,ftagent_datapath");
                 (cargo, linker)
             }
             Self::Nightly { linker } => {

@@ -5,7 +5,7 @@ use crate::{class::CLASS_SLOTS, lists::Lengths};
 
 /// Changes whenever a pinned map's name, type or layout does. Pins live in a directory named
 /// after it, so a new daemon never reuses maps of another layout.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How many interfaces one daemon protects at most: entries of the [`maps::COUNTERS`] map.
 pub const IFACE_SLOTS: u32 = 16;
@@ -44,8 +44,22 @@ pub mod maps {
     pub const ALLOW4: &str = "allow4";
     /// `HashMap<Key6, ListEntry>`.
     pub const ALLOW6: &str = "allow6";
+    /// `Array<Table>`, mmapable: both halves of the signature rules.
+    pub const RULES: &str = "rules";
+    /// `Array<State>`, mmapable: expiry and rate of each rule, by slot.
+    pub const RULE_STATES: &str = "rule_states";
+    /// `PerCpuArray<Counters>`, one entry: what each rule did, by slot.
+    pub const RULE_COUNTERS: &str = "rule_counters";
     /// `RingBuf` of [`crate::sample::SampleRecord`].
     pub const SAMPLES: &str = "samples";
+    /// `Array<Guard>`, one entry, mmapable.
+    pub const GUARD: &str = "guard";
+    /// `Array<u32>`, mmapable: what the guard does for each local port, see [`crate::guard::port`].
+    pub const GUARD_PORTS: &str = "guard_ports";
+    /// `PerCpuArray`: the guard's memory for a packet; the program's own.
+    pub const GUARD_SCRATCH: &str = "guard_scratch";
+    /// `HashMap<OwnAddress, u32>`: this host's own addresses.
+    pub const OWN_ADDRESSES: &str = "own_addresses";
     /// `Array<SlotInfo>`: which interface owns a slot; the daemon's own, the program ignores it.
     pub const SLOTS: &str = "slots";
     /// `Array<Clock>`, one entry, mmapable: the program's clock in replay, and what the clock
@@ -73,6 +87,14 @@ pub mod flags {
     pub const HALF: u32 = 1 << 31;
 }
 
+/// Bits of [`Control::rules`].
+pub mod rules {
+    /// There is a rule.
+    pub const ANY: u32 = 1 << 0;
+    /// Which half of the `rules` map is in force.
+    pub const HALF: u32 = 1 << 1;
+}
+
 /// What the daemon tells the program; read for every packet.
 ///
 /// `flags` holds the active half too, so that one 32-bit store flips a whole generation.
@@ -85,6 +107,10 @@ pub struct Control {
     pub flags: u32,
     /// The jiffy from which the entries of all feeds no longer count.
     pub feed_expires: u64,
+    /// See [`rules`]. In the cache line of `flags`: both are read for every packet.
+    pub rules: u32,
+    /// Reserved, 0.
+    pub _pad: u32,
     /// Lengths in `block4`.
     pub block4: Lengths,
     /// Lengths in `block6`.
@@ -99,7 +125,7 @@ pub struct Control {
     pub allow6: Lengths,
 }
 
-const _: () = assert!(size_of::<Control>() == 16 + 8 * 136);
+const _: () = assert!(size_of::<Control>() == 24 + 8 * 136);
 
 impl Control {
     /// Lists nothing.
@@ -107,6 +133,8 @@ impl Control {
         abi: ABI_VERSION,
         flags: 0,
         feed_expires: 0,
+        rules: 0,
+        _pad: 0,
         block4: Lengths::EMPTY,
         block6: Lengths::EMPTY,
         feed4: [Lengths::EMPTY; 2],
@@ -193,8 +221,12 @@ pub mod features {
     pub const LISTS: u32 = 1 << 0;
     /// The sampler.
     pub const SAMPLER: u32 = 1 << 1;
+    /// Signature rules.
+    pub const RULES: u32 = 1 << 2;
+    /// The TCP guard, and what the socket table says of samples.
+    pub const GUARD: u32 = 1 << 3;
     /// Everything.
-    pub const ALL: u32 = LISTS | SAMPLER;
+    pub const ALL: u32 = LISTS | SAMPLER | RULES | GUARD;
 }
 
 /// Names of the programs in the object.
@@ -226,6 +258,11 @@ mod pod {
         crate::lists::Key6,
         crate::lists::ListEntry,
         crate::lists::Lengths,
-        crate::counters::IfaceCounters
+        crate::rules::Table,
+        crate::rules::State,
+        crate::rules::Counters,
+        crate::counters::IfaceCounters,
+        crate::guard::Guard,
+        crate::guard::OwnAddress
     );
 }

@@ -10,10 +10,12 @@
 pub mod abi;
 pub mod class;
 pub mod counters;
+pub mod guard;
 pub mod lists;
 pub mod parse;
 pub mod ports;
 pub mod reason;
+pub mod rules;
 pub mod sample;
 
 pub use class::TrafficClass;

@@ -40,6 +40,16 @@ reasons! {
     FeedAddress = "feed_address",
     /// A block-list file names a prefix that covers the source.
     FeedPrefix = "feed_prefix",
+    /// A signature rule that drops.
+    Rule = "rule",
+    /// More than a signature rule's rate.
+    RateLimit = "rate_limit",
+    /// A TCP segment that belongs to no connection, and that no listener accepts.
+    OutOfState = "out_of_state",
+    /// UDP to a port that nobody has open.
+    ClosedPort = "closed_port",
+    /// A SYN to a listener whose queue is full, or more SYNs than may be answered.
+    QueueFull = "queue_full",
 }
 
 const _: () = assert!(DropReason::COUNT <= REASON_SLOTS);

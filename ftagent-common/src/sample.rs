@@ -24,8 +24,8 @@ pub struct SampleHeader {
     pub verdict: u8,
     /// [`crate::DropReason`] by number; [`SampleHeader::NO_REASON`] where not dropped.
     pub reason: u8,
-    /// Reserved, 0.
-    pub _pad: u8,
+    /// What the socket table says, see [`crate::guard::socket`].
+    pub socket: u8,
     /// The signature rule that decided; 0 for none.
     pub rule: u32,
     /// The CPU that saw the packet.

@@ -16,13 +16,6 @@ use ftagent_common::{
 
 use crate::maps::{self, ALLOW4, ALLOW6, BLOCK4, BLOCK6, FEED4, FEED6};
 
-/// Returns the flags of [`Control`](ftagent_common::abi::Control), read once for a packet: the
-/// half and what is in it belong together.
-#[inline(always)]
-pub fn state() -> u32 {
-    maps::control().map_or(0, |control| control.flags)
-}
-
 /// Returns why the packet is to be dropped, if a list says so.
 #[inline(always)]
 pub fn decide(facts: &Facts, state: u32) -> Option<DropReason> {

@@ -1,27 +1,36 @@
 //! ftagent's datapath: one XDP program that parses, counts, decides and samples every packet.
 //!
-//! Only `packet.rs` and `maps.rs` contain `unsafe`. There is no panic path: a reachable panic
+//! Files that contain `unsafe` say so at their top. There is no panic path: a reachable panic
 //! links the handler below, whose endless loop the verifier refuses.
 //!
 //! Kernel 5.18 or newer (multi-buffer XDP, commit f45d5b6ce2e8; ring buffer 5.8).
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
+// Atomic additions to what all CPUs share: see `rules.rs`.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod guard;
 mod lists;
 mod maps;
 mod packet;
+mod rules;
 mod sample;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use ftagent_common::{
+    TrafficClass,
     abi::features,
     parse::{Facts, Then, parse_then},
     reason::verdict,
     sample::SampleHeader,
 };
 
-use crate::{maps::Counters, packet::XdpPacket};
+use crate::{
+    guard::Decision,
+    maps::{ClassCell, Counters},
+    packet::XdpPacket,
+};
 
 /// The datapath. Its name is `abi::programs::DATAPATH`.
 #[xdp(frags)]
@@ -51,24 +60,84 @@ impl Then for Account<'_> {
         let Some(class) = counters.class(facts.class) else { return verdict::PASS };
         class.count(&facts);
 
-        let state = if maps::has(features::LISTS) { lists::state() } else { 0 };
-        let (action, reason) = match lists::decide(&facts, state) {
+        let (state, rules) = switches();
+        let (action, reason, rule) = match lists::decide(&facts, state) {
             Some(_) if lists::allowed(&facts, state) => {
                 counters.count_overruled();
-                (verdict::PASS, SampleHeader::NO_REASON)
+                (verdict::PASS, SampleHeader::NO_REASON, 0)
             }
             Some(reason) => {
                 class.count_dropped(&facts);
-                counters.count_drop(facts.class, reason);
-                (verdict::DROP, reason as u8)
+                counters.count_drop(facts.class, reason as u8);
+                (verdict::DROP, reason as u8, 0)
             }
-            None => (verdict::PASS, SampleHeader::NO_REASON),
+            None if maps::has(features::RULES) => self.by_rules(&facts, class, state, rules),
+            None => (verdict::PASS, SampleHeader::NO_REASON, 0),
+        };
+        let due = maps::has(features::SAMPLER) && class.sample_is_due();
+        // The guard turns a SYN into its answer: it is sampled before, as passed.
+        let is_syn = facts.class == TrafficClass::TcpSyn as u32;
+        if due && is_syn {
+            sample::take(packet, &facts, action, reason, rule);
+        }
+        let (action, reason) = if maps::has(features::GUARD) && action == verdict::PASS {
+            self.by_guard(&facts, class, state, reason)
+        } else {
+            (action, reason)
         };
         counters.count_verdict(action);
-        if maps::has(features::SAMPLER) && class.sample_is_due() {
-            sample::take(packet, &facts, action, reason);
+        if due && !is_syn {
+            sample::take(packet, &facts, action, reason, rule);
         }
         action
+    }
+}
+
+/// Returns the flags of the lists and of the rules, read once for a packet: each tells a half and
+/// what is in it, which belong together.
+#[inline(always)]
+fn switches() -> (u32, u32) {
+    if !maps::has(features::LISTS | features::RULES) {
+        return (0, 0);
+    }
+    maps::control().map_or((0, 0), |control| (control.flags, control.rules))
+}
+
+impl Account<'_> {
+    /// Asks the signature rules; returns verdict, reason and rule.
+    #[inline(always)]
+    fn by_rules(&self, facts: &Facts, class: ClassCell, lists: u32, rules: u32) -> (u32, u8, u16) {
+        let outcome = rules::decide(self.packet, facts, rules);
+        if outcome.reason == SampleHeader::NO_REASON {
+            return (verdict::PASS, outcome.reason, outcome.rule);
+        }
+        if lists::allowed(facts, lists) {
+            self.counters.count_overruled();
+            return (verdict::PASS, SampleHeader::NO_REASON, 0);
+        }
+        rules::count_dropped(outcome.rule, facts.wire);
+        class.count_dropped(facts);
+        self.counters.count_drop(facts.class, outcome.reason);
+        (verdict::DROP, outcome.reason, outcome.rule)
+    }
+}
+
+impl Account<'_> {
+    /// Asks the guard about a packet that passes so far; returns verdict and reason.
+    #[inline(always)]
+    fn by_guard(&self, facts: &Facts, class: ClassCell, lists: u32, reason: u8) -> (u32, u8) {
+        let decision = guard::decide(self.packet.context(), facts);
+        if decision == Decision::Answer {
+            return (verdict::TX, reason);
+        }
+        let Some(why) = decision.reason() else { return (verdict::PASS, reason) };
+        if lists::allowed(facts, lists) {
+            self.counters.count_overruled();
+            return (verdict::PASS, SampleHeader::NO_REASON);
+        }
+        class.count_dropped(facts);
+        self.counters.count_drop(facts.class, why as u8);
+        (verdict::DROP, why as u8)
     }
 }
 

@@ -9,15 +9,18 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ftagent_common::{
-    DropReason,
     abi::{ALLOW_ENTRIES, BLOCK_ENTRIES, Clock, Control, IFACE_SLOTS, SAMPLE_RING_BYTES, Sampling, SlotInfo, features},
     class::CLASS_SLOTS,
     counters::{ClassCounter, IfaceCounters},
+    guard::{Guard, OWN_ADDRESSES, OwnAddress},
     lists::{FILTER4_WORDS, FILTER6_WORDS, Key4, Key6, ListEntry},
     parse::Facts,
     reason::REASON_SLOTS,
+    rules,
     sample::SampleRecord,
 };
+
+use crate::guard::Scratch;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -55,8 +58,22 @@ pub static FEED6: ArrayOfMaps<HashMap<Key6, ListEntry, 1>, 2> = ArrayOfMaps::new
 pub static ALLOW4: HashMap<Key4, ListEntry, { ALLOW_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "allow6")]
 pub static ALLOW6: HashMap<Key6, ListEntry, { ALLOW_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "rules")]
+pub static RULES: Array<rules::Table, 2, MMAPABLE> = Array::new();
+#[btf_map(name = "rule_states")]
+pub static RULE_STATES: Array<rules::State, { rules::RULES }, MMAPABLE> = Array::new();
+#[btf_map(name = "rule_counters")]
+pub static RULE_COUNTERS: PerCpuArray<rules::Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "samples")]
 pub static SAMPLES: RingBuf<SampleRecord, { SAMPLE_RING_BYTES as usize }> = RingBuf::new();
+#[btf_map(name = "guard")]
+static GUARD: Array<Guard, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "guard_ports")]
+static GUARD_PORTS: Array<u32, 65_536, MMAPABLE> = Array::new();
+#[btf_map(name = "own_addresses")]
+static OWN: HashMap<OwnAddress, u32, { OWN_ADDRESSES as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "guard_scratch")]
+static GUARD_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map(name = "slots")]
 static SLOTS: Array<SlotInfo, { IFACE_SLOTS as usize }> = Array::new();
 #[btf_map(name = "clock")]
@@ -72,6 +89,48 @@ pub fn has(feature: u32) -> bool {
 #[inline(always)]
 pub fn control() -> Option<&'static Control> {
     CONTROL.get(0)
+}
+
+/// Returns what the guard is to do.
+#[inline(always)]
+pub fn guard() -> Option<&'static Guard> {
+    GUARD.get(0)
+}
+
+/// Returns this CPU's memory for the guard.
+#[inline(always)]
+pub fn guard_scratch() -> Option<&'static mut Scratch> {
+    let scratch = GUARD_SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value, which only one packet uses at a time.
+    Some(unsafe { &mut *scratch })
+}
+
+/// Returns what the guard does for a local port.
+#[inline(always)]
+pub fn guard_port(port: u32) -> u32 {
+    GUARD_PORTS.get(port).copied().unwrap_or(0)
+}
+
+/// Returns whether an address is this host's own.
+#[inline(always)]
+pub fn is_own(address: &OwnAddress) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { OWN.get(address).is_some() }
+}
+
+/// Returns whether clock and dice are those of a replay.
+#[inline(always)]
+pub fn is_replay() -> bool {
+    REPLAY.load() != 0
+}
+
+/// Returns its argument, which neither the compiler nor the verifier knows any more.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    match Counters::of_this_cpu() {
+        Some(counters) => counters.forget(value),
+        None => 0,
+    }
 }
 
 /// Returns `jiffies64`, or the virtual clock's in replay.
@@ -206,7 +265,7 @@ impl Counters {
 
     /// Counts a drop by class and reason.
     #[inline(always)]
-    pub fn count_drop(self, class: u32, reason: DropReason) {
+    pub fn count_drop(self, class: u32, reason: u8) {
         if class as usize >= CLASS_SLOTS {
             return;
         }

@@ -27,6 +27,12 @@ impl XdpPacket {
         Self { ctx: ctx.ctx, start: ctx.data() as *const u8, end: ctx.data_end() as *const u8, counters }
     }
 
+    /// Returns the same packet, of which offsets are not hidden.
+    #[inline(always)]
+    pub fn plain(self) -> Self {
+        Self { counters: None, ..self }
+    }
+
     /// Returns the context that the kernel called the program with.
     #[inline(always)]
     pub fn context(&self) -> *mut xdp_md {
@@ -76,7 +82,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
-        self.counters.map_or(value, |counters| counters.forget(value as u32) as usize & 0x7fff)
+        self.counters.map_or(value, |counters| counters.forget(value as u32) as usize) & 0x7fff
     }
 }
 

@@ -7,20 +7,24 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use ftagent_common::{
+    abi::features,
+    guard::socket,
     parse::Facts,
     sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
 };
 
 use crate::{
+    guard,
     maps::{self, Counters, SAMPLES},
     packet::XdpPacket,
 };
 
-/// Takes a sample.
+/// Takes a sample. `rule`: slot + 1 of the signature rule that matched, 0 for none.
 #[inline(always)]
-pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8) {
-    let decided = Decided { class: facts.class as u8, verdict: action as u8, reason };
-    ftagent_sample(packet.context(), facts.wire, decided.to_bits());
+pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8, rule: u16) {
+    let socket = if maps::has(features::GUARD) { guard::ask(packet.context(), facts) } else { socket::UNKNOWN };
+    let decided = Decided { class: facts.class as u8, verdict: action as u8, reason, socket };
+    ftagent_sample(packet.context(), facts.wire, decided.to_bits(), rule as u32);
 }
 
 /// What was decided about a packet, as it crosses the call.
@@ -29,18 +33,19 @@ struct Decided {
     class: u8,
     verdict: u8,
     reason: u8,
+    socket: u8,
 }
 
 impl Decided {
     #[inline(always)]
     fn to_bits(self) -> u32 {
-        u32::from_le_bytes([self.class, self.verdict, self.reason, 0])
+        u32::from_le_bytes([self.class, self.verdict, self.reason, self.socket])
     }
 
     #[inline(always)]
     fn from_bits(bits: u32) -> Self {
-        let [class, verdict, reason, _] = bits.to_le_bytes();
-        Self { class, verdict, reason }
+        let [class, verdict, reason, socket] = bits.to_le_bytes();
+        Self { class, verdict, reason, socket }
     }
 }
 
@@ -48,7 +53,7 @@ impl Decided {
 /// compiled once for each family. The daemon is not woken: it drains the ring at every tick.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32) -> u32 {
+extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u32) -> u32 {
     let Some(counters) = Counters::of_this_cpu() else { return 0 };
     let context = XdpContext::new(ctx);
     let (packet, decided) = (XdpPacket::new(&context, None), Decided::from_bits(decided));
@@ -72,8 +77,8 @@ extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32) -> u32 {
             class: decided.class,
             verdict: decided.verdict,
             reason: decided.reason,
-            _pad: 0,
-            rule: 0,
+            socket: decided.socket,
+            rule,
             cpu: bpf_get_smp_processor_id(),
         });
         // 1 to 128 by arithmetic: comparisons would be proven on another register than the one

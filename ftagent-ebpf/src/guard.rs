@@ -1,0 +1,583 @@
+//! The TCP guard: cookies for SYNs, and the socket table for everything else that is for this host.
+//! See `ftagent_common::guard` for what the daemon tells it.
+//!
+//! There is no table of ours: what nobody listens for, the kernel would answer with a reset or an
+//! unreachable, and the socket table knows that before it does.
+#![expect(unsafe_code, reason = "asks the kernel for sockets, and rewrites a SYN in place")]
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_tuple, xdp_md},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+        bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    },
+};
+use ftagent_common::{
+    DropReason,
+    guard::{
+        ANSWER_MAX, Answer, Guard, Offer, OwnAddress, SCRATCH_BYTES, TCP_HEADER_MAX, WALK_STEPS, Walk, flags, fold,
+        port, socket, sum, timestamp,
+    },
+    parse::{Facts, Family},
+};
+
+use crate::maps;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SYN_FLAGS: u8 = 0x02;
+/// FIN, SYN, RST and ACK: what makes a SYN a SYN.
+const SYN_MASK: u8 = 0x17;
+/// `TCP_LISTEN` and `TCP_ESTABLISHED` (include/net/tcp_states.h).
+const LISTEN: u32 = 10;
+const ESTABLISHED: u32 = 1;
+/// `BPF_F_CURRENT_NETNS`: the namespace of the device.
+const THIS_NETNS: u64 = u64::MAX;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_FIB_LOOKUP_OUTPUT`: the way out of this device, whether or not this host forwards.
+const FIB_OUTPUT: u32 = 2;
+const FIB_SUCCESS: i64 = 0;
+const FIB_NO_NEIGHBOUR: i64 = 7;
+
+/// What the guard decided.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Decision {
+    Pass = 0,
+    /// The frame is a SYN-ACK now, to be sent back.
+    Answer = 1,
+    OutOfState = 2,
+    ClosedPort = 3,
+    QueueFull = 4,
+}
+
+impl Decision {
+    #[inline(always)]
+    fn from_bits(bits: u32) -> Self {
+        match bits {
+            1 => Self::Answer,
+            2 => Self::OutOfState,
+            3 => Self::ClosedPort,
+            4 => Self::QueueFull,
+            _ => Self::Pass,
+        }
+    }
+
+    /// Returns why a packet is dropped; `None` where it is not.
+    #[inline(always)]
+    pub fn reason(self) -> Option<DropReason> {
+        match self {
+            Self::OutOfState => Some(DropReason::OutOfState),
+            Self::ClosedPort => Some(DropReason::ClosedPort),
+            Self::QueueFull => Some(DropReason::QueueFull),
+            Self::Pass | Self::Answer => None,
+        }
+    }
+}
+
+/// Where the headers are, as it crosses a call.
+#[derive(Clone, Copy)]
+struct Place {
+    l3: u32,
+    l4: u32,
+    v6: bool,
+}
+
+impl Place {
+    #[inline(always)]
+    fn to_bits(self) -> u64 {
+        (self.l3 as u64) << 32 | (self.l4 as u64) << 8 | self.v6 as u64
+    }
+
+    // Masks bound the offsets for the verifier; the parser has none near them.
+    #[inline(always)]
+    fn from_bits(bits: u64) -> Self {
+        Self { l3: (bits >> 32) as u32 & 0x7fff, l4: (bits >> 8) as u32 & 0x7fff, v6: bits & 1 != 0 }
+    }
+
+    /// The transport header follows the fixed IP header: no options, no extension headers.
+    #[inline(always)]
+    fn is_plain(self) -> bool {
+        self.l4 == self.l3 + if self.v6 { 40 } else { 20 }
+    }
+}
+
+/// Decides about a packet. The frame is changed where the decision is [`Decision::Answer`]: pointers
+/// into it are no longer valid then.
+#[inline(always)]
+pub fn decide(ctx: *mut xdp_md, facts: &Facts) -> Decision {
+    let Some(guard) = maps::guard() else { return Decision::Pass };
+    let armed = guard.flags & flags::ARMED;
+    if armed == 0 || facts.l4 == 0 || maps::jiffies() >= guard.expires {
+        return Decision::Pass;
+    }
+    if matches!(facts.family, Family::None) {
+        return Decision::Pass;
+    }
+    let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
+    // Few registers are left here: the functions look for themselves whose address it is.
+    if facts.proto == TCP && armed & (flags::SYN | flags::STATE) != 0 {
+        return Decision::from_bits(ftagent_guard_tcp(ctx, place.to_bits()));
+    }
+    if facts.proto == UDP && armed & flags::UDP != 0 {
+        return Decision::from_bits(ftagent_guard_udp(ctx, place.to_bits()));
+    }
+    Decision::Pass
+}
+
+/// Returns what the socket table says of a packet: one of [`socket`].
+#[inline(always)]
+pub fn ask(ctx: *mut xdp_md, facts: &Facts) -> u8 {
+    if facts.l4 == 0 || maps::is_replay() || maps::guard().is_none_or(|guard| guard.flags & flags::ORACLE == 0) {
+        return socket::UNKNOWN;
+    }
+    let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
+    (match facts.proto {
+        TCP => ftagent_ask_tcp(ctx, place.to_bits()),
+        UDP => ftagent_ask_udp(ctx, place.to_bits()),
+        _ => 0,
+    }) as u8
+}
+
+/// Both ends of a packet as the lookups want them: `struct bpf_sock_tuple`, the IPv6 arm of which
+/// is the longer. Words are read in pairs, which the verifier wants aligned.
+#[repr(C, align(8))]
+struct Tuple {
+    words: [u32; 9],
+}
+
+const TUPLE4: u32 = 12;
+const TUPLE6: u32 = 36;
+
+/// Reads the ends. The ports stand behind the addresses, where the family's arm has them.
+#[inline(always)]
+fn ends(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> bool {
+    let words = (&raw mut tuple.words).cast::<u8>();
+    // SAFETY: the tuple holds 36 bytes; the helper checks the packet's length.
+    unsafe {
+        if place.v6 {
+            bpf_xdp_load_bytes(ctx, place.l3 + 8, words.cast(), 32) == 0
+                && bpf_xdp_load_bytes(ctx, place.l4, words.add(32).cast(), 4) == 0
+        } else {
+            bpf_xdp_load_bytes(ctx, place.l3 + 12, words.cast(), 8) == 0
+                && bpf_xdp_load_bytes(ctx, place.l4, words.add(8).cast(), 4) == 0
+        }
+    }
+}
+
+/// Returns whether the destination is one of this host's own addresses.
+#[inline(always)]
+fn is_own(place: Place, tuple: &Tuple) -> bool {
+    let Some(scratch) = maps::guard_scratch() else { return false };
+    let words = &tuple.words;
+    let word = |at: usize| u32::from_be(words[at]) as u64;
+    scratch.own = if place.v6 {
+        OwnAddress { high: word(4) << 32 | word(5), low: word(6) << 32 | word(7) }
+    } else {
+        OwnAddress::v4(u32::from_be(words[1]))
+    };
+    maps::is_own(&scratch.own)
+}
+
+/// Returns the destination port of a tuple.
+#[inline(always)]
+fn dport(place: Place, tuple: &Tuple) -> u32 {
+    let ports = tuple.words[if place.v6 { 8 } else { 2 }];
+    let [_, _, high, low] = ports.to_ne_bytes();
+    (high as u32) << 8 | low as u32
+}
+
+/// Looks a TCP socket up: a listener, a connection, one that is closing, or a half-open request.
+#[inline(always)]
+fn tcp_socket(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> *mut bpf_sock {
+    let bytes = if place.v6 { TUPLE6 } else { TUPLE4 };
+    // SAFETY: the tuple is as long as said, and the context the kernel's.
+    unsafe { bpf_skc_lookup_tcp(ctx.cast(), (&raw mut *tuple).cast::<bpf_sock_tuple>(), bytes, THIS_NETNS, 0) }
+}
+
+#[inline(always)]
+fn udp_socket(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> *mut bpf_sock {
+    let bytes = if place.v6 { TUPLE6 } else { TUPLE4 };
+    // SAFETY: as above.
+    unsafe { bpf_sk_lookup_udp(ctx.cast(), (&raw mut *tuple).cast::<bpf_sock_tuple>(), bytes, THIS_NETNS, 0) }
+}
+
+// Global functions, which the verifier checks once each: TCP and UDP lookups return sockets of
+// different kinds, which may not share an instruction.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
+    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    if !ends(ctx, place, &mut tuple) {
+        return socket::UNKNOWN as u32;
+    }
+    let sk = tcp_socket(ctx, place, &mut tuple);
+    if sk.is_null() {
+        return socket::NONE as u32;
+    }
+    // SAFETY: not null, and released once.
+    let state = unsafe {
+        let state = (*sk).state;
+        bpf_sk_release(sk.cast());
+        state
+    };
+    (if state == LISTEN { socket::LISTENER } else { socket::CONNECTED }) as u32
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftagent_ask_udp(ctx: *mut xdp_md, place: u64) -> u32 {
+    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    if !ends(ctx, place, &mut tuple) {
+        return socket::UNKNOWN as u32;
+    }
+    let sk = udp_socket(ctx, place, &mut tuple);
+    if sk.is_null() {
+        return socket::NONE as u32;
+    }
+    // SAFETY: not null, and released once.
+    let state = unsafe {
+        let state = (*sk).state;
+        bpf_sk_release(sk.cast());
+        state
+    };
+    (if state == ESTABLISHED { socket::CONNECTED } else { socket::UNCONNECTED }) as u32
+}
+
+/// UDP to this host: dropped where the port is closed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
+    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    if !ends(ctx, place, &mut tuple) || maps::guard_port(dport(place, &tuple)) & port::UDP == 0 {
+        return Decision::Pass as u32;
+    }
+    if !is_own(place, &tuple) {
+        return Decision::Pass as u32;
+    }
+    let sk = udp_socket(ctx, place, &mut tuple);
+    if sk.is_null() {
+        return Decision::ClosedPort as u32;
+    }
+    // SAFETY: not null, and released once.
+    unsafe { bpf_sk_release(sk.cast()) };
+    Decision::Pass as u32
+}
+
+/// TCP to this host.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
+    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    if !ends(ctx, place, &mut tuple) {
+        return Decision::Pass as u32;
+    }
+    let armed = maps::guard_port(dport(place, &tuple));
+    if armed & (port::SYN | port::STATE) == 0 || !is_own(place, &tuple) {
+        return Decision::Pass as u32;
+    }
+    let Some(header) = maps::guard_scratch() else { return Decision::Pass as u32 };
+    if !header.read(ctx, place) {
+        return Decision::Pass as u32;
+    }
+    let is_syn = header.tcp[13] & SYN_MASK == SYN_FLAGS;
+    let sk = tcp_socket(ctx, place, &mut tuple);
+    if sk.is_null() {
+        return if armed & port::STATE != 0 { Decision::OutOfState } else { Decision::Pass } as u32;
+    }
+    // SAFETY: not null; released below, once on every path.
+    let state = unsafe { (*sk).state };
+    let mut cookie = NO_COOKIE;
+    let mut decision = Decision::Pass;
+    if state == LISTEN && place.is_plain() {
+        if is_syn {
+            if armed & port::SYN != 0 {
+                cookie = header.cookie(sk, place);
+            }
+        } else if armed & port::STATE != 0 && !header.is_accepted(sk, place) {
+            decision = Decision::OutOfState;
+        }
+    }
+    // SAFETY: see above.
+    unsafe { bpf_sk_release(sk.cast()) };
+    if cookie == FULL {
+        return Decision::QueueFull as u32;
+    }
+    if cookie >= 0 {
+        decision = header.answer(ctx, place, cookie as u32, armed);
+    }
+    decision as u32
+}
+
+/// No cookie is wanted: the listener's queue has room.
+const NO_COOKIE: i64 = -1;
+/// The listener takes no more connections.
+const FULL: i64 = -2;
+
+/// Copies of the headers and what is made of them. In a map, because the stack of a program and of
+/// what it calls is 512 bytes in all.
+#[repr(C)]
+pub struct Scratch {
+    ip: [u8; 40],
+    tcp: [u8; 64],
+    answer: [u8; ANSWER_MAX],
+    route: Route,
+    own: OwnAddress,
+    macs: [u8; 12],
+    /// Bytes of the TCP header.
+    tcp_bytes: u32,
+    /// The last jiffy in which there were answers, its low 32 bits, and how many.
+    answered: u32,
+    answers: u32,
+}
+
+const _: () = assert!(size_of::<Scratch>() == SCRATCH_BYTES);
+
+impl Scratch {
+    #[inline(always)]
+    fn read(&mut self, ctx: *mut xdp_md, place: Place) -> bool {
+        // SAFETY: the buffers are as long as said; the helper checks the packet's length.
+        unsafe {
+            let ip = if place.v6 { 40 } else { 20 };
+            if bpf_xdp_load_bytes(ctx, place.l3, (&raw mut self.ip).cast(), ip) != 0
+                || bpf_xdp_load_bytes(ctx, place.l4, (&raw mut self.tcp).cast(), 20) != 0
+            {
+                return false;
+            }
+            // 20 to 60 by arithmetic, see `ftagent_sample`.
+            let words = maps::opaque((self.tcp[12] >> 4) as u32) & 15;
+            if words < 5 {
+                return false;
+            }
+            self.tcp_bytes = words * 4;
+            if words > 5 {
+                let more = ((maps::opaque(words * 4 - 20).wrapping_sub(1)) & 63) + 1;
+                let more = if more > 40 { 40 } else { more };
+                return bpf_xdp_load_bytes(ctx, place.l4 + 20, (&raw mut self.tcp).cast::<u8>().add(20).cast(), more)
+                    == 0;
+            }
+        }
+        true
+    }
+
+    /// Asks the listener for a cookie; the largest segment that it stands for is in it.
+    #[inline(always)]
+    fn cookie(&mut self, sk: *mut bpf_sock, place: Place) -> i64 {
+        let bytes = self.length();
+        let (ip, tcp) = ((&raw mut self.ip), (&raw mut self.tcp));
+        // SAFETY: the buffers are at least as long as said.
+        let cookie =
+            unsafe { bpf_tcp_gen_syncookie(sk.cast(), ip.cast(), if place.v6 { 40 } else { 20 }, tcp.cast(), bytes) };
+        if cookie >= 0 {
+            return cookie & 0xffff_ffff;
+        }
+        const ENOENT: i64 = -2;
+        let always = maps::guard().is_some_and(|guard| guard.flags & flags::ALWAYS != 0);
+        if cookie == ENOENT && always { FULL } else { NO_COOKIE }
+    }
+
+    /// Returns whether a listener accepts this segment: it carries a cookie that it gave out.
+    #[inline(always)]
+    fn is_accepted(&mut self, sk: *mut bpf_sock, place: Place) -> bool {
+        let (ip, tcp) = ((&raw mut self.ip), (&raw mut self.tcp));
+        // SAFETY: as above. The helper reads the fixed part of the header only.
+        unsafe { bpf_tcp_check_syncookie(sk.cast(), ip.cast(), if place.v6 { 40 } else { 20 }, tcp.cast(), 20) == 0 }
+    }
+
+    /// The length of the TCP header, as the verifier believes it: 20 to 60.
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        let bytes = maps::opaque(self.tcp_bytes) & 63;
+        if bytes < 20 || bytes > TCP_HEADER_MAX as u32 { 20 } else { bytes }
+    }
+
+    /// Returns whether there may be one more answer in this jiffy, and counts it.
+    #[inline(always)]
+    fn may_answer(&mut self, most: u32) -> bool {
+        let now = maps::jiffies() as u32;
+        if self.answered != now {
+            (self.answered, self.answers) = (now, 0);
+        }
+        self.answers += 1;
+        self.answers <= most
+    }
+
+    /// Turns the frame into a SYN-ACK with the cookie.
+    #[inline(always)]
+    fn answer(&mut self, ctx: *mut xdp_md, place: Place, cookie: u32, armed: u32) -> Decision {
+        let Some(guard) = maps::guard() else { return Decision::Pass };
+        if !self.may_answer(guard.answers_per_jiffy) {
+            return Decision::QueueFull;
+        }
+        if !self.way_back(ctx, place, guard) {
+            return Decision::Pass;
+        }
+        let answer = self.compose(cookie, armed, place, guard);
+        self.answer = [0; ANSWER_MAX];
+        let bytes = if answer.write(&mut self.answer) == ANSWER_MAX { ANSWER_MAX as u32 } else { 24 };
+        self.checksums(place, bytes);
+        let ip_bytes = if place.v6 { 40 } else { 20 };
+        // SAFETY: the buffers are as long as said; the helpers check the packet's length. What fails
+        // before the first store leaves the packet as it was but for its tail, which is padding or
+        // data of a SYN: the listener drops it as it would any SYN in a flood.
+        unsafe {
+            let wire = bpf_xdp_get_buff_len(ctx) as i32;
+            let wanted = (place.l4 + bytes) as i32;
+            if bpf_xdp_adjust_tail(ctx, wanted - wire) != 0 {
+                return Decision::Pass;
+            }
+            let stored = bpf_xdp_store_bytes(ctx, 0, (&raw mut self.macs).cast(), 12) == 0
+                && bpf_xdp_store_bytes(ctx, place.l3, (&raw mut self.ip).cast(), ip_bytes) == 0
+                && if bytes == 24 {
+                    bpf_xdp_store_bytes(ctx, place.l4, (&raw mut self.answer).cast(), 24) == 0
+                } else {
+                    bpf_xdp_store_bytes(ctx, place.l4, (&raw mut self.answer).cast(), ANSWER_MAX as u32) == 0
+                };
+            if stored { Decision::Answer } else { Decision::QueueFull }
+        }
+    }
+
+    /// What the answer says.
+    #[inline(always)]
+    fn compose(&self, cookie: u32, armed: u32, place: Place, guard: &Guard) -> Answer {
+        let tcp = &self.tcp;
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let scale = (armed >> port::SCALE_SHIFT) & 15;
+        let mut answer = Answer {
+            ports: [tcp[0], tcp[1], tcp[2], tcp[3]],
+            seq: cookie,
+            ack: seq.wrapping_add(1),
+            mss: if place.v6 { guard.mss6 } else { guard.mss4 },
+            full: false,
+            offer: Offer::NOTHING,
+            stamp: 0,
+            scale: scale.wrapping_sub(1) as u8,
+        };
+        if guard.flags & flags::TIMESTAMPS != 0 && scale != 0 {
+            answer.offer = offer(self.tcp_bytes);
+            answer.full = answer.offer.has_timestamp != 0;
+            answer.stamp = timestamp((maps::now_ns() / 1_000_000) as u32, answer.offer);
+        }
+        answer
+    }
+
+    /// Turns the IP header around and fills both checksums in.
+    #[inline(always)]
+    fn checksums(&mut self, place: Place, bytes: u32) {
+        let (ip, tcp) = (&mut self.ip, &mut self.answer);
+        let length = bytes as u16;
+        let pseudo;
+        if place.v6 {
+            let mut i = 0;
+            while i < 16 {
+                (ip[8 + i], ip[24 + i]) = (ip[24 + i], ip[8 + i]);
+                i += 1;
+            }
+            // No flow label, no traffic class; hop limit 64.
+            [ip[0], ip[1], ip[2], ip[3]] = [0x60, 0, 0, 0];
+            [ip[4], ip[5]] = length.to_be_bytes();
+            ip[7] = 64;
+            pseudo = sum(&ip[8..40]);
+        } else {
+            let mut i = 0;
+            while i < 4 {
+                (ip[12 + i], ip[16 + i]) = (ip[16 + i], ip[12 + i]);
+                i += 1;
+            }
+            // Identification 0 with don't-fragment (RFC 6864), TTL 64.
+            [ip[0], ip[1]] = [0x45, 0];
+            [ip[2], ip[3]] = (length + 20).to_be_bytes();
+            [ip[4], ip[5], ip[6], ip[7]] = [0, 0, 0x40, 0];
+            [ip[8], ip[10], ip[11]] = [64, 0, 0];
+            [ip[10], ip[11]] = fold(sum(&ip[..20])).to_be_bytes();
+            pseudo = sum(&ip[12..20]);
+        }
+        // What is behind a short answer is zero and adds nothing.
+        let total = pseudo + TCP as u64 + length as u64 + sum(tcp);
+        [tcp[16], tcp[17]] = fold(total).to_be_bytes();
+    }
+
+    /// Notes the Ethernet addresses of the way back, destination first; returns whether it is by
+    /// this device.
+    #[inline(always)]
+    fn way_back(&mut self, ctx: *mut xdp_md, place: Place, guard: &Guard) -> bool {
+        // SAFETY: the buffer is 12 bytes; the helper checks the packet's length.
+        if unsafe { bpf_xdp_load_bytes(ctx, 0, (&raw mut self.macs).cast(), 12) } != 0 {
+            return false;
+        }
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = self.macs;
+        self.macs = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
+        // A tagged frame came by a device above this one, which the table knows under another name.
+        if guard.flags & flags::ROUTE == 0 || place.l3 != 14 {
+            return true;
+        }
+        // SAFETY: the context is the kernel's.
+        let device = unsafe { (*ctx).ingress_ifindex };
+        self.route.back(&self.ip, place, device);
+        // SAFETY: `struct bpf_fib_lookup` is 64 bytes, and so is `Route`.
+        let found =
+            unsafe { bpf_fib_lookup(ctx.cast(), (&raw mut self.route).cast(), size_of::<Route>() as i32, FIB_OUTPUT) };
+        if found == FIB_SUCCESS {
+            let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (self.route.dmac, self.route.smac);
+            self.macs = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5];
+            return self.route.ifindex == device;
+        }
+        found == FIB_NO_NEIGHBOUR
+    }
+}
+
+/// Reads what a SYN offers, out of the scratch memory. `bpf_loop` (kernel 5.17), whose body the
+/// verifier checks once.
+#[inline(always)]
+fn offer(bytes: u32) -> Offer {
+    let mut walk = Walk::new(bytes);
+    // SAFETY: the callback has the signature that the helper calls, and the context outlives it.
+    unsafe { bpf_loop(WALK_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    walk.offer
+}
+
+/// One step of [`offer`]; returns 1 to end the loop.
+unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
+    let Some(header) = maps::guard_scratch() else { return 1 };
+    // SAFETY: `offer` passes its own `Walk`.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    !walk.step(&header.tcp) as i64
+}
+
+/// `struct bpf_fib_lookup` (uapi/linux/bpf.h), without the parts that are not used here.
+#[repr(C)]
+struct Route {
+    family: u8,
+    protocol: u8,
+    _ports: [u16; 2],
+    _length: u16,
+    ifindex: u32,
+    _tos: u32,
+    src: [u32; 4],
+    dst: [u32; 4],
+    _vlan: [u16; 2],
+    smac: [u8; 6],
+    dmac: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Route>() == 64);
+
+impl Route {
+    /// Asks for the way from the packet's destination to its source.
+    #[inline(always)]
+    fn back(&mut self, ip: &[u8; 40], place: Place, device: u32) {
+        let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+        (self.src, self.dst) = if place.v6 {
+            ([word(24), word(28), word(32), word(36)], [word(8), word(12), word(16), word(20)])
+        } else {
+            ([word(16), 0, 0, 0], [word(12), 0, 0, 0])
+        };
+        (self.family, self.protocol) = (if place.v6 { AF_INET6 } else { AF_INET }, TCP);
+        (self._ports, self._length, self._tos, self._vlan) = ([0; 2], 0, 0, [0; 2]);
+        self.ifindex = device;
+    }
+}
