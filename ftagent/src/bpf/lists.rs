@@ -7,6 +7,7 @@
 
 use std::{
     mem::offset_of,
+    net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -41,6 +42,9 @@ pub struct Lists {
     allow: Pair,
     feed4: MapData,
     feed6: MapData,
+    /// The active half of the feeds, to look into: a process without CAP_SYS_ADMIN cannot get an
+    /// inner map back from the outer one. `None` until they were published once.
+    feeds: Option<Pair>,
 }
 
 /// A list of both families.
@@ -48,6 +52,20 @@ pub struct Lists {
 struct Pair {
     v4: Hash<Key4>,
     v6: Hash<Key6>,
+}
+
+impl Pair {
+    fn find(&self, address: IpAddr, lengths: &Lengths) -> Option<(IpNet, ListEntry)> {
+        let used = lengths.lengths.iter().take(lengths.count as usize);
+        used.filter_map(|length| IpNet::new(address, *length).ok()).find_map(|net| {
+            let net = net.trunc();
+            let entry = match net {
+                IpNet::V4(net) => self.v4.get(&key4(net), 0),
+                IpNet::V6(net) => self.v6.get(&key6(net), 0),
+            };
+            Some((net, entry.ok()?))
+        })
+    }
 }
 
 /// Which of the lists that are changed in place.
@@ -153,6 +171,7 @@ impl Lists {
             allow: Pair { v4: hash(ebpf, maps::ALLOW4)?, v6: hash(ebpf, maps::ALLOW6)? },
             feed4: open_map(ebpf, maps::FEED4)?,
             feed6: open_map(ebpf, maps::FEED6)?,
+            feeds: None,
         };
         if lists.control.get(0).abi == 0 {
             lists.control.set(0, Control::EMPTY);
@@ -233,6 +252,28 @@ impl Lists {
         }
     }
 
+    /// Returns the entry that covers an address, as the kernel finds it; expired ones are none.
+    /// `now`: the present jiffy.
+    pub fn find(&self, which: Which, address: IpAddr, now: u64) -> Option<(IpNet, ListEntry)> {
+        let control = self.control.get(0);
+        let (pair, lengths) = match (which, address) {
+            (Which::Block, IpAddr::V4(_)) => (&self.block, control.block4),
+            (Which::Block, IpAddr::V6(_)) => (&self.block, control.block6),
+            (Which::Allow, IpAddr::V4(_)) => (&self.allow, control.allow4),
+            (Which::Allow, IpAddr::V6(_)) => (&self.allow, control.allow6),
+        };
+        pair.find(address, &lengths).filter(|(_, entry)| entry.expires > now)
+    }
+
+    /// Returns the entry of the feeds that covers an address.
+    pub fn find_in_feeds(&self, address: IpAddr, now: u64) -> Option<(IpNet, ListEntry)> {
+        let control = self.control.get(0);
+        let half = self.half() as usize;
+        let lengths = if address.is_ipv4() { control.feed4.get(half) } else { control.feed6.get(half) };
+        let found = self.feeds.as_ref()?.find(address, lengths?)?;
+        Some(found).filter(|_| control.feed_expires > now)
+    }
+
     /// Returns every entry of a list.
     ///
     /// # Errors
@@ -284,6 +325,7 @@ impl Lists {
         // for those packets, and only then does the old generation go.
         set_inner(&self.feed4, next, &inner4, maps::FEED4)?;
         let old = 1 - next;
+        self.feeds = Some(Pair { v4: opened(&inner4, maps::FEED4)?, v6: opened(&inner6, maps::FEED6)? });
         set_inner(&self.feed4, old, &filled::<Key4>(&[], maps::FEED4)?, maps::FEED4)?;
         set_inner(&self.feed6, old, &filled::<Key6>(&[], maps::FEED6)?, maps::FEED6)
     }
@@ -445,6 +487,12 @@ fn filled<K: Pod>(entries: &[(K, u32)], name: &'static str) -> Result<OwnedFd, L
 
 fn set_inner(outer: &MapData, index: u32, inner: &OwnedFd, name: &'static str) -> Result<(), LoadError> {
     sys::bpf::set_inner_map(outer.fd().as_fd(), index, inner.as_fd()).map_err(io(format!("replacing `{name}`")))
+}
+
+/// Opens an inner map to look into it.
+fn opened<K: Pod>(inner: &OwnedFd, name: &'static str) -> Result<Hash<K>, LoadError> {
+    let data = MapData::from_fd(inner.try_clone().map_err(io(format!("keeping an inner map of `{name}`")))?);
+    HashMap::try_from(Map::HashMap(data.map_err(map(name))?)).map_err(map(name))
 }
 
 fn hash<K: Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Hash<K>, LoadError> {

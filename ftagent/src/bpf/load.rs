@@ -96,7 +96,7 @@ impl Loader<'_> {
 }
 
 /// The maps that outlive the daemon: all of them.
-pub const PINNED: [&str; 15] = {
+pub const PINNED: [&str; 22] = {
     use ftagent_common::abi::maps::*;
     [
         COUNTERS,
@@ -111,7 +111,14 @@ pub const PINNED: [&str; 15] = {
         FEED6,
         ALLOW4,
         ALLOW6,
+        RULES,
+        RULE_STATES,
+        RULE_COUNTERS,
         SAMPLES,
+        GUARD,
+        GUARD_PORTS,
+        GUARD_SCRATCH,
+        OWN_ADDRESSES,
         SLOTS,
         CLOCK,
     ]

@@ -4,9 +4,11 @@ pub mod attach;
 pub mod base;
 pub mod clock;
 pub mod counters;
+pub mod guard;
 pub mod lists;
 pub mod load;
 pub mod pins;
+pub mod rules;
 pub mod slots;
 pub mod testrun;
 

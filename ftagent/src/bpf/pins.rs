@@ -22,7 +22,9 @@ use ftagent_common::{
         maps,
     },
     counters::IfaceCounters,
+    guard::{Guard, OWN_ADDRESSES, OwnAddress, SCRATCH_BYTES},
     lists::{FILTER4_WORDS, FILTER6_WORDS, Key4, Key6, ListEntry},
+    rules,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
@@ -81,7 +83,7 @@ const MMAPABLE: u32 = 1 << 10; // BPF_F_MMAPABLE
 const NO_PREALLOC: u32 = 1; // BPF_F_NO_PREALLOC
 
 /// The maps of this version. A test compares the table with the object.
-pub const EXPECTED: [Expected; 15] = {
+pub const EXPECTED: [Expected; 22] = {
     use MapType::{Array, ArrayOfMaps, Hash, PerCpuArray, RingBuf};
     const fn map(name: &'static str, kind: MapType, key: usize, value: usize, entries: u32, flags: u32) -> Expected {
         Expected { name, kind, key, value, entries, flags }
@@ -105,7 +107,14 @@ pub const EXPECTED: [Expected; 15] = {
         map(maps::FEED6, ArrayOfMaps, 4, 4, 2, 0),
         list4(maps::ALLOW4, ALLOW_ENTRIES),
         list6(maps::ALLOW6, ALLOW_ENTRIES),
+        map(maps::RULES, Array, 4, size_of::<rules::Table>(), 2, MMAPABLE),
+        map(maps::RULE_STATES, Array, 4, size_of::<rules::State>(), rules::RULES as u32, MMAPABLE),
+        map(maps::RULE_COUNTERS, PerCpuArray, 4, size_of::<rules::Counters>(), 1, 0),
         map(maps::SAMPLES, RingBuf, 0, 0, SAMPLE_RING_BYTES, 0),
+        map(maps::GUARD, Array, 4, size_of::<Guard>(), 1, MMAPABLE),
+        map(maps::GUARD_PORTS, Array, 4, 4, 65_536, MMAPABLE),
+        map(maps::GUARD_SCRATCH, PerCpuArray, 4, SCRATCH_BYTES, 1, 0),
+        map(maps::OWN_ADDRESSES, Hash, size_of::<OwnAddress>(), 4, OWN_ADDRESSES, NO_PREALLOC),
         map(maps::SLOTS, Array, 4, size_of::<SlotInfo>(), IFACE_SLOTS, 0),
         map(maps::CLOCK, Array, 4, size_of::<Clock>(), 1, MMAPABLE),
     ]

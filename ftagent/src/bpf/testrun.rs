@@ -22,6 +22,7 @@ use super::{
     counters::CounterReader,
     lists::Lists,
     load::{fd, io, program},
+    rules::KernelRules,
 };
 use crate::sys::mmap::MappedArray;
 
@@ -36,6 +37,8 @@ pub struct TestRun {
     reader: CounterReader,
     /// The lists of this instance.
     pub lists: Lists,
+    /// The signature rules of this instance.
+    pub rules: KernelRules,
 }
 
 impl TestRun {
@@ -55,7 +58,17 @@ impl TestRun {
             .ok_or(LoadError::Missing { kind: "map", name: maps::SAMPLES })?;
         let reader = CounterReader::new().map_err(io("counting CPUs"))?;
         let lists = Lists::open(&ebpf)?;
-        Ok(Self { ebpf, clock, ring, reader, lists })
+        let rules = KernelRules::open_idle(&ebpf)?;
+        Ok(Self { ebpf, clock, ring, reader, lists, rules })
+    }
+
+    /// Opens the signature rules a second time, for an
+    /// [`Enforcer`](crate::act::enforcer::Enforcer), which wants them for itself.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn open_rules(&self) -> Result<KernelRules, LoadError> {
+        KernelRules::open_idle(&self.ebpf)
     }
 
     /// Sets the virtual clock: nanoseconds since the start of the run. A virtual jiffy is
@@ -86,6 +99,14 @@ impl TestRun {
                 return Some(record);
             }
         }
+    }
+
+    /// Opens the rules of this instance.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn kernel_rules(&self) -> Result<KernelRules, LoadError> {
+        KernelRules::open(&self.ebpf)
     }
 
     /// Sets the UDP ports that count as services.

@@ -14,6 +14,7 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
 /// `struct { map_fd; key; value; flags }` of `union bpf_attr` (uapi/linux/bpf.h).
 #[repr(C)]
@@ -74,6 +75,18 @@ pub fn lookup_per_cpu<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, values: &mut
     bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
+/// Sets the value behind `key`.
+pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = ElemAttr {
+        map_fd: map.as_raw_fd() as u32,
+        _pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// Inserts many entries with one call. On failure some of them may be in.
 pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
     let mut attr = BatchAttr {
@@ -91,7 +104,7 @@ pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V
 
 /// Makes a preallocated hash map.
 pub fn create_hash<K: Pod, V: Pod>(max_entries: u32) -> io::Result<OwnedFd> {
-    let mut attr = CreateAttr {
+    create(CreateAttr {
         map_type: BPF_MAP_TYPE_HASH,
         key_size: size_of::<K>() as u32,
         value_size: size_of::<V>() as u32,
@@ -100,7 +113,24 @@ pub fn create_hash<K: Pod, V: Pod>(max_entries: u32) -> io::Result<OwnedFd> {
         inner_map_fd: 0,
         numa_node: 0,
         map_name: *b"ftagent_feed\0\0\0\0",
-    };
+    })
+}
+
+/// Makes an array of one map like `inner`.
+pub fn create_array_of_maps(inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    create(CreateAttr {
+        map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+        inner_map_fd: inner.as_raw_fd() as u32,
+        numa_node: 0,
+        map_name: *b"ftagent_fence\0\0\0",
+    })
+}
+
+fn create(mut attr: CreateAttr) -> io::Result<OwnedFd> {
     let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "the one place for system calls and memory maps")]
 
 pub mod bpf;
+pub mod fence;
 pub mod mmap;
 
 /// Keeps the calling thread on the CPU it runs on.
@@ -29,4 +30,10 @@ pub fn sample(bytes: &[u8]) -> Option<ftagent_common::sample::SampleRecord> {
     }
     // SAFETY: the length is that of the record, every field of which is a plain integer.
     Some(unsafe { bytes.as_ptr().cast::<ftagent_common::sample::SampleRecord>().read_unaligned() })
+}
+
+/// Returns a value of zeros that was never on the stack.
+pub fn zeroed<T: aya::Pod>() -> Box<T> {
+    // SAFETY: any bit pattern is a value of a `Pod`.
+    unsafe { Box::<T>::new_zeroed().assume_init() }
 }
