@@ -16,6 +16,22 @@ pub struct PortSockets {
     pub stalled: u32,
     /// Peers (by /24 or /64) of the stalled connections.
     pub stalled_peers: u32,
+    /// The window scales that this host announced on these connections: a bit for each. 0 where
+    /// none was seen; connections without scaling do not count.
+    pub scales: u16,
+}
+
+impl PortSockets {
+    /// Notes the window scale of a connection.
+    pub fn note_scale(&mut self, scale: Option<u8>) {
+        self.scales |= scale.map_or(0, |scale| 1 << (scale & 15));
+    }
+
+    /// Returns the window scale that the kernel chooses for this port; `None` where it is not
+    /// known or differs from connection to connection.
+    pub fn scale(&self) -> Option<u8> {
+        (self.scales.count_ones() == 1).then(|| self.scales.trailing_zeros() as u8)
+    }
 }
 
 /// Counts of one interval, from `/proc/net/netstat`, `/proc/net/snmp`, `/proc/net/snmp6` and

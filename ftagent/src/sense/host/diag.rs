@@ -26,8 +26,13 @@ const MOST_PORTS: usize = 256;
 const BUFFER: usize = 32 << 10;
 
 // Offsets in `struct tcp_info` (uapi/linux/tcp.h), which only grows at its end.
+const OPTIONS: usize = 5;
+const SCALES: usize = 6;
 const LAST_DATA_RECV: usize = 52;
 const BYTES_RECEIVED: usize = 128;
+
+/// `TCPI_OPT_WSCALE`: both ends scale their windows.
+const SCALED: u8 = 4;
 
 /// A connection as the kernel tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ struct Connection {
     received: Option<u64>,
     /// Milliseconds since data was last received, or since it was established.
     silent_ms: u32,
+    /// The window scale that this host announced; `None` where windows are not scaled.
+    scale: Option<u8>,
 }
 
 impl From<&InetResponse> for Connection {
@@ -58,6 +65,11 @@ impl From<&InetResponse> for Connection {
             cookie: u64::from_ne_bytes(header.socket_id.cookie),
             received: bytes(BYTES_RECEIVED).first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)),
             silent_ms: bytes(LAST_DATA_RECV).first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
+            scale: match (bytes(OPTIONS).first(), bytes(SCALES).first()) {
+                // Two bit fields of four: what the peer announced, then what this host did.
+                (Some(options), Some(scales)) if options & SCALED != 0 => Some(scales >> 4),
+                _ => None,
+            },
         }
     }
 }
@@ -147,13 +159,14 @@ impl<'a> Sum<'a> {
     }
 
     fn add(&mut self, connection: &Connection) {
-        let Connection { port, peer, established, cookie, received, silent_ms } = *connection;
+        let Connection { port, peer, established, cookie, received, silent_ms, scale } = *connection;
         let sums = self.ports.entry(port).or_insert(PortSockets { port, ..PortSockets::default() });
         if !established {
             sums.half_open += 1;
             return;
         }
         sums.established += 1;
+        sums.note_scale(scale);
         let Some(received) = received else { return };
         if received < HostSignals::STALLED_BYTES {
             let first = self.before.get(&cookie).copied().unwrap_or(self.now_ns);
@@ -263,7 +276,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn response(connection: &Connection) -> InetResponse {
-        let Connection { port, peer, established, cookie, received, silent_ms } = *connection;
+        let Connection { port, peer, established, cookie, received, silent_ms, scale } = *connection;
         let v4 = peer.is_ipv4();
         let any = if v4 { SocketId::new_v4() } else { SocketId::new_v6() };
         let socket_id = SocketId {
@@ -287,6 +300,9 @@ mod tests {
             // As long as that of a 6.x kernel, so what stands behind the fields is read over.
             let mut info = vec![0xaa; 248];
             info[LAST_DATA_RECV..LAST_DATA_RECV + 4].copy_from_slice(&silent_ms.to_ne_bytes());
+            if let Some(scale) = scale {
+                (info[OPTIONS], info[SCALES]) = (SCALED, scale << 4);
+            }
             info[BYTES_RECEIVED..BYTES_RECEIVED + 8].copy_from_slice(&received.to_ne_bytes());
             Nla::TcpInfo(info)
         });
@@ -307,7 +323,15 @@ mod tests {
 
     fn connection(cookie: u64, peer: &str, received: u64) -> Connection {
         let peer = peer.parse().unwrap();
-        Connection { port: 443, peer, established: true, cookie, received: Some(received), silent_ms: 0 }
+        Connection {
+            port: 443,
+            peer,
+            established: true,
+            cookie,
+            received: Some(received),
+            silent_ms: 0,
+            scale: Some(7),
+        }
     }
 
     /// Returns what was found, and how it ended.
@@ -325,7 +349,7 @@ mod tests {
         let connections = [
             connection(1, "192.0.2.7", 5000),
             connection(2, "2001:db8::7", 0),
-            Connection { established: false, received: None, ..connection(3, "192.0.2.8", 0) },
+            Connection { established: false, received: None, scale: None, ..connection(3, "192.0.2.8", 0) },
             Connection { silent_ms: 12_000, ..connection(4, "192.0.2.9", 17) },
         ];
         let mut bytes: Vec<u8> = connections.iter().flat_map(found).collect();
@@ -358,15 +382,21 @@ mod tests {
             let mut sum = Sum::new(at * SECOND, &table);
             held.iter().for_each(|connection| sum.add(connection));
             sum.add(&v4(6, 100_000));
-            sum.add(&Connection { established: false, received: None, ..v4(7, 0) });
+            sum.add(&Connection { established: false, received: None, scale: None, ..v4(7, 0) });
             // It was there before the first reading: the kernel tells.
             sum.add(&Connection { silent_ms: 60_000, ..connection(8, "203.0.113.1", 0) });
             // Young, whatever the others are.
             sum.add(&connection(100 + at, "2001:db8::1", 10));
             let (reading, seen) = sum.finish();
             let [port] = reading.ports.as_slice() else { panic!("{reading:?}") };
-            let expected =
-                PortSockets { port: 443, established: 8, half_open: 1, stalled: stalled + 1, stalled_peers: peers + 1 };
+            let expected = PortSockets {
+                port: 443,
+                established: 8,
+                half_open: 1,
+                stalled: stalled + 1,
+                stalled_peers: peers + 1,
+                scales: 1 << 7,
+            };
             assert_eq!(*port, expected, "after {at} s");
             assert_eq!(reading.peers.len(), 2, "those who sent data, by block: {:x?}", reading.peers);
             assert_eq!(seen.len(), 7, "closed connections are forgotten");
