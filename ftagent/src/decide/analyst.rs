@@ -62,6 +62,8 @@ pub struct Analyst {
     held: Option<(u64, Judgement)>,
     /// Something looked like an attack last at that time.
     alarmed_ns: Option<u64>,
+    /// Packets of the last tick in the ring.
+    fresh: usize,
 }
 
 /// A packet that is remembered.
@@ -109,6 +111,7 @@ impl Analyst {
             now_ns: 0,
             held: None,
             alarmed_ns: None,
+            fresh: 0,
         }
     }
 
@@ -121,6 +124,7 @@ impl Analyst {
             self.listen(host);
         }
         let (completed, begun) = self.packets(tick);
+        self.fresh = tick.samples.len();
         self.rates.push(tick);
         self.calm.handshakes(begun, completed, restless);
         self.calm.follow(tick);
@@ -162,6 +166,16 @@ impl Analyst {
             Some((at, held)) if now_ns.saturating_sub(*at) < SLOW_NS => held.clone(),
             _ => Judgement::default(),
         }
+    }
+
+    /// Returns the packets of the last tick, oldest first.
+    pub fn fresh(&self) -> impl Iterator<Item = &Seen> {
+        self.ring.iter().skip(self.ring.len().saturating_sub(self.fresh))
+    }
+
+    /// Returns everything that is remembered, for those who look for more than a name.
+    pub fn memory(&self) -> Scene<'_> {
+        self.scene(&Question { now_ns: self.now_ns, excess: &[], trusted: true, only: None })
     }
 
     /// Takes the connections that are held now for usual, on the operator's word.

@@ -11,9 +11,16 @@ use super::{
     baseline::{Baselines, Checkpoint, Learning, Second, View},
     classify::{Finding, Judgement},
     destinations::{DestinationView, Destinations},
-    detect::Detector,
+    detect::{Detector, Limits, limits},
+    flows::Flow,
+    guard::{self, Plan, Sentry, Validation},
     incident::{Entry, Incident},
     machine::{Known, Machine},
+    mitigate::{
+        Exempt, Mode, Wanted,
+        keeper::{self, Keeper},
+    },
+    reservoir::Reservoir,
 };
 
 /// How it decides. There is nothing to tune: these are contracts, not thresholds.
@@ -23,6 +30,8 @@ pub struct Settings {
     pub trust_after_s: u64,
     /// Keys the tables that senders could otherwise fill on purpose.
     pub seed: u64,
+    /// Whether it acts.
+    pub mode: Mode,
 }
 
 /// What was decided in a tick.
@@ -102,6 +111,12 @@ pub struct Decider {
     second: Vec<(u64, u64)>,
     second_ns: u64,
     ticks: u64,
+    wanted: Vec<Wanted>,
+    generation: u64,
+    exempt: Exempt,
+    reservoir: Reservoir,
+    keeper: Keeper,
+    sentry: Sentry,
 }
 
 impl Decider {
@@ -121,7 +136,44 @@ impl Decider {
             second: vec![(0, 0); TrafficClass::COUNT],
             second_ns: 0,
             ticks: 0,
+            wanted: Vec::new(),
+            generation: 0,
+            exempt: Exempt::default(),
+            reservoir: Reservoir::new(settings.seed.rotate_left(41)),
+            keeper: Keeper::default(),
+            sentry: Sentry::default(),
         }
+    }
+
+    /// Returns the rules that are wanted in the kernel, in the order in which they are tried, and a
+    /// number that changes whenever they do.
+    pub fn wanted(&self) -> (&[Wanted], u64) {
+        (&self.wanted, self.generation)
+    }
+
+    /// Returns how many clean flows are known: those that a conversation vouches for, and others.
+    pub fn clean_flows(&self) -> (usize, usize) {
+        self.reservoir.size()
+    }
+
+    /// Returns where the guard is to be armed, and a number that changes whenever that does.
+    pub fn guard(&self) -> (&Plan, u64) {
+        self.sentry.plan()
+    }
+
+    /// Returns where the socket table was found to be right.
+    pub fn validation(&self) -> &Validation {
+        self.sentry.validation()
+    }
+
+    /// Says what no rule may match.
+    pub fn set_exempt(&mut self, exempt: Exempt) {
+        self.exempt = exempt;
+    }
+
+    /// Changes whether it acts, from the next tick on.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.settings.mode = mode;
     }
 
     /// Takes in a tick and returns what was decided.
@@ -142,8 +194,76 @@ impl Decider {
         events.extend(self.tell_ordinary(tick.now, &excess, &judgement.ordinary));
         let Self { machine, detector, baselines, destinations, .. } = self;
         events.extend(machine.on_tick(tick, &Known { detector, baselines, destinations }));
+        events.extend(self.mitigate(tick, trusted));
         events.extend(self.learn(tick));
         events
+    }
+
+    /// Sees to the rules of the open incident; learns what clean traffic is where there is none.
+    fn mitigate(&mut self, tick: &Tick<'_>, trusted: bool) -> Vec<Event> {
+        let now = tick.now;
+        let suspicious = self.suspicion.is_some() || self.suspect_ns.keys().any(|class| self.is_suspect(*class, now));
+        let calm = !self.machine.is_open() && !suspicious;
+        let flows = self.analyst.memory().flows;
+        self.reservoir.feed(now.mono_ns, self.analyst.fresh(), flows, calm);
+        self.watch_sockets(now, calm, trusted);
+        let mut events = Vec::new();
+        let over = self
+            .keeper
+            .incident()
+            .map(str::to_owned)
+            .filter(|id| self.machine.find(id).is_none_or(|incident| !incident.is_open()));
+        if let Some(id) = over {
+            self.keeper.end(self.machine.find(&id), now);
+        }
+        if let Some(current) = self.machine.current() {
+            let of = |class, metric| limits(&self.baselines, class, metric, trusted);
+            let ordinary: Vec<f64> =
+                TrafficClass::ALL.into_iter().map(|class| of(class, Metric::Pps).threshold).collect();
+            let middle = |limits: Limits| f64::midpoint(limits.baseline, limits.threshold);
+            let exit = |class| (middle(of(class, Metric::Pps)), middle(of(class, Metric::Bps)));
+            let exit: Vec<(f64, f64)> = TrafficClass::ALL.into_iter().map(exit).collect();
+            events = self.keeper.on_tick(
+                current,
+                &keeper::Scene {
+                    now,
+                    elapsed_ns: tick.elapsed_ns,
+                    counts: tick.rules,
+                    analyst: &self.analyst,
+                    reservoir: &self.reservoir,
+                    exempt: &self.exempt,
+                    ordinary: &ordinary,
+                    exit: &exit,
+                    mode: self.settings.mode,
+                    trusted,
+                },
+            );
+        }
+        if let Some(wanted) = self.keeper.changes() {
+            self.wanted = wanted;
+            self.generation += 1;
+        }
+        events
+    }
+
+    /// Learns in calm where the socket table is right, and arms the guard there in an attack.
+    fn watch_sockets(&mut self, now: Now, calm: bool, trusted: bool) {
+        let Self { sentry, analyst, exempt, machine, settings, .. } = self;
+        if calm {
+            let flows = analyst.memory().flows;
+            for seen in analyst.fresh().filter(|seen| guard::is_own(&exempt.own, seen.packet.dst())) {
+                let conversing = flows.get(&seen.mark).is_some_and(Flow::is_established);
+                sentry.note(&seen.packet, conversing);
+            }
+        }
+        let acts = match settings.mode {
+            Mode::Observe => false,
+            Mode::Auto => trusted,
+            Mode::Enforce => true,
+        };
+        let current = machine.current().filter(|_| acts);
+        let vectors = current.map_or_else(Vec::new, |current| current.incident.vectors.clone());
+        sentry.on_tick(now.mono_ns, &vectors);
     }
 
     /// Judges an address far above its own level by its own packets, where the classes show nothing.
@@ -292,6 +412,11 @@ impl Decider {
 
     fn is_suspect(&self, class: TrafficClass, now: Now) -> bool {
         self.suspect_ns.get(&class).is_some_and(|at| now.mono_ns.saturating_sub(*at) <= 1_500_000_000)
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeper(&mut self) -> &mut Keeper {
+        &mut self.keeper
     }
 
     /// Returns the incidents, oldest first; at most [`super::machine::KEPT`].

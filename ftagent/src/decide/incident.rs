@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Metric, Now, Vector, classify::Finding};
+use super::{Metric, Now, Vector, classify::Finding, mitigate::RuleReport};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +83,12 @@ pub struct Incident {
     pub bytes: u64,
     /// The vectors with their evidence, as strong as it ever was.
     pub findings: Vec<Finding>,
+    /// The rules against it, in the order in which they were made.
+    #[serde(default)]
+    pub rules: Vec<RuleReport>,
+    /// When the first of them was in force.
+    #[serde(default)]
+    pub mitigated: Option<Now>,
     /// What happened, in order; the oldest entries of a long incident but the first are dropped.
     pub timeline: Vec<Entry>,
 }

@@ -72,6 +72,17 @@ pub struct Known<'a> {
     pub destinations: &'a Destinations,
 }
 
+/// The open incident, and what it is about.
+#[derive(Debug)]
+pub struct Current<'a> {
+    /// What people see of it.
+    pub incident: &'a mut Incident,
+    /// The classes that it is about, each with the metric that is exceeded.
+    pub classes: &'a BTreeMap<TrafficClass, Metric>,
+    /// The one address that it is about, where the classes do not show it.
+    pub focus: Option<IpAddr>,
+}
+
 /// All incidents, at most one of them open.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
@@ -99,6 +110,17 @@ impl Machine {
     /// Returns when the open incident opened.
     pub fn opened_ns(&self) -> Option<u64> {
         self.open.as_ref().and(self.incidents.back()).map(|incident| incident.opened.mono_ns)
+    }
+
+    /// Returns the open incident and what it is about.
+    pub fn current(&mut self) -> Option<Current<'_>> {
+        let (open, incident) = (self.open.as_ref()?, self.incidents.back_mut()?);
+        Some(Current { incident, classes: &open.classes, focus: open.focus })
+    }
+
+    /// Returns an incident by its id.
+    pub fn find(&mut self, id: &str) -> Option<&mut Incident> {
+        self.incidents.iter_mut().rev().find(|incident| incident.id == id)
     }
 
     /// Takes over what an earlier life of the daemon knew.
@@ -383,6 +405,8 @@ fn begin(number: u64, now: Now, first: &Finding, excess: &[Excess]) -> Incident 
         packets: evidence.packets,
         bytes: evidence.bytes,
         findings: Vec::new(),
+        rules: Vec::new(),
+        mitigated: None,
         timeline: vec![Entry { at: began, what: "the excess began".to_owned() }],
     };
     note(&mut incident, now, format!("opened as {}: {}", first.vector.as_str(), evidence.line));
@@ -403,7 +427,8 @@ fn severity(incident: &Incident) -> Severity {
     }
 }
 
-fn note(incident: &mut Incident, at: Now, what: String) {
+/// Writes a line into the timeline of an incident.
+pub(super) fn note(incident: &mut Incident, at: Now, what: String) {
     incident.timeline.push(Entry { at, what });
     if incident.timeline.len() > ENTRIES {
         incident.timeline.remove(2);

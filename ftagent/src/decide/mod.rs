@@ -16,10 +16,14 @@ pub mod detect;
 pub mod flows;
 #[cfg(test)]
 mod frames;
+pub mod guard;
 pub mod incident;
 pub mod known;
 pub mod machine;
+pub mod mitigate;
 pub mod packet;
+pub mod reservoir;
+pub mod synthesis;
 mod table;
 pub mod vector;
 
@@ -91,6 +95,8 @@ pub struct Tick<'a> {
     pub outbound: Option<&'a [Packet]>,
     /// The kernel's statistics, in the ticks in which they were read.
     pub host: Option<&'a HostSignals>,
+    /// What the wanted rules did in it; those that are not in force yet are absent.
+    pub rules: &'a [mitigate::RuleCount],
 }
 
 /// What a rate is measured in.

@@ -4,10 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ftagent_common::{
     TrafficClass,
-    parse::{Facts, Family, SlicePacket, parse},
+    guard::socket,
+    parse::{Facts, Family, SlicePacket, key, parse},
     reason::verdict,
+    rules::Key,
     sample::{SampleHeader, SampleRecord},
 };
+
+use crate::rule::Subject;
 
 /// Bytes of payload that are kept.
 pub const HEAD: usize = 64;
@@ -67,6 +71,10 @@ pub struct Packet {
     pub head: [u8; HEAD],
     /// Whether the datapath dropped it.
     pub dropped: bool,
+    /// What rules look at.
+    pub key: Key,
+    /// What the socket table said of it, see [`socket`].
+    pub socket: u8,
 }
 
 /// TCP flags.
@@ -94,7 +102,8 @@ impl Packet {
     /// Decodes the first bytes of a frame; `wire` is its length on the wire. `class` is what the
     /// kernel counted it in; `None` asks the parser.
     pub fn decode(time_ns: u64, frame: &[u8], wire: usize, class: Option<TrafficClass>, dropped: bool) -> Self {
-        let facts = parse(&SlicePacket { bytes: frame, wire: wire.max(frame.len()) }, |_| false);
+        let slice = SlicePacket { bytes: frame, wire: wire.max(frame.len()) };
+        let facts = parse(&slice, |_| false);
         let parsed = TrafficClass::from_index(facts.class as usize).unwrap_or(TrafficClass::Malformed);
         let class = class.unwrap_or(parsed);
         let mut packet = Self {
@@ -118,6 +127,8 @@ impl Packet {
             head_len: 0,
             head: [0; HEAD],
             dropped,
+            key: key(&slice, &facts),
+            socket: socket::UNKNOWN,
         };
         if packet.ends.is_some() {
             packet.network(frame, &facts);
@@ -130,10 +141,11 @@ impl Packet {
 
     /// Decodes a sample of the kernel program.
     pub fn of_sample(record: &SampleRecord) -> Self {
-        let SampleHeader { time_ns, wire_bytes, captured, class, verdict: said, .. } = record.header;
+        let SampleHeader { time_ns, wire_bytes, captured, class, verdict: said, socket, .. } = record.header;
         let frame = record.data.get(..usize::from(captured)).unwrap_or(&record.data);
         let class = TrafficClass::from_index(usize::from(class));
-        Self::decode(time_ns, frame, wire_bytes as usize, class, u32::from(said) == verdict::DROP)
+        let packet = Self::decode(time_ns, frame, wire_bytes as usize, class, u32::from(said) == verdict::DROP);
+        Self { socket, ..packet }
     }
 
     /// Returns the source address.
@@ -149,6 +161,11 @@ impl Packet {
     /// Returns the first bytes of payload.
     pub fn head(&self) -> &[u8] {
         self.head.get(..usize::from(self.head_len)).unwrap_or_default()
+    }
+
+    /// Returns it as rules see it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { ends: self.ends, key: self.key, payload: self.head() }
     }
 
     /// Returns whether it is TCP.

@@ -18,7 +18,7 @@ const SECOND: u64 = 1_000_000_000;
 fn observe(analyst: &mut Analyst, at_ns: u64, samples: &[Packet], host: Option<&HostSignals>) {
     let counts = Counts::default();
     let now = Now { mono_ns: at_ns, unix_ms: 0 };
-    analyst.observe(&Tick { now, elapsed_ns: SECOND / 10, counts: &counts, samples, outbound: None, host });
+    analyst.observe(&Tick { now, elapsed_ns: SECOND / 10, counts: &counts, samples, outbound: None, host, rules: &[] });
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl World {
     fn observe(&mut self, counts: &Counts, samples: &[Packet], outbound: &[Packet]) {
         let now = Now { mono_ns: self.now_ns, unix_ms: 0 };
         let outbound = Some(outbound);
-        self.analyst.observe(&Tick { now, elapsed_ns: TICK_NS, counts, samples, outbound, host: None });
+        self.analyst.observe(&Tick { now, elapsed_ns: TICK_NS, counts, samples, outbound, host: None, rules: &[] });
     }
 
     fn excess(&self) -> Vec<Excess> {

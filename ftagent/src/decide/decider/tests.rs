@@ -25,7 +25,11 @@ struct World {
 
 impl World {
     fn new(trust_after_s: u64) -> Self {
-        Self { decider: Decider::new(Settings { trust_after_s, seed: 5 }), dice: Dice(5), ticks: 0 }
+        Self {
+            decider: Decider::new(Settings { trust_after_s, seed: 5, mode: crate::decide::mitigate::Mode::Enforce }),
+            dice: Dice(5),
+            ticks: 0,
+        }
     }
 
     /// Lets a tick pass; each inbound frame stands for `each` packets.
@@ -54,6 +58,7 @@ impl World {
             samples: &samples,
             outbound,
             host: None,
+            rules: &[],
         })
     }
 

@@ -35,7 +35,15 @@ fn run(
         let class = samples.first().map_or(TrafficClass::UdpSmall, |packet| packet.class);
         counts.classes[class.index()] = ClassCount { packets, bytes: packets * 142, dropped: 0 };
         let now = Now { mono_ns: begin * 1_000_000_000 + tick * TICK_NS, unix_ms: 0 };
-        let tick = Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &samples, outbound: None, host: None };
+        let tick = Tick {
+            now,
+            elapsed_ns: TICK_NS,
+            counts: &counts,
+            samples: &samples,
+            outbound: None,
+            host: None,
+            rules: &[],
+        };
         focus = destinations.on_tick(&tick, true).or(focus);
     }
     focus

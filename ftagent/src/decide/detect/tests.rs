@@ -29,7 +29,8 @@ fn run(packets: &[u64]) -> Vec<usize> {
         let mut counts = Counts::default();
         counts.classes[CLASS.index()] = ClassCount { packets: *packets, bytes: packets * 100, dropped: 0 };
         let now = Now { mono_ns: 100_000_000_000 + number as u64 * TICK_NS, unix_ms: 0 };
-        let tick = Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None };
+        let tick =
+            Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None, rules: &[] };
         if !detector.on_tick(&tick, &baselines, true).is_empty() {
             found.push(number);
         }

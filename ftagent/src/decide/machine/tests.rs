@@ -61,7 +61,8 @@ impl Node {
         for (_, class, packets) in traffic {
             counts.classes[class.index()] = ClassCount { packets: *packets, bytes: packets * 100, dropped: 0 };
         }
-        let tick = Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None };
+        let tick =
+            Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None, rules: &[] };
         let excess = self.detector.on_tick(&tick, &self.baselines, true);
         let found: Vec<Finding> = traffic
             .iter()
@@ -162,7 +163,8 @@ fn an_incident_that_nothing_confirms_any_more_closes_though_the_rate_stays() {
     for _ in 0..310 {
         node.tick += 1;
         let now = Now { mono_ns: node.tick * TICK_NS, unix_ms: 0 };
-        let tick = Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None };
+        let tick =
+            Tick { now, elapsed_ns: TICK_NS, counts: &counts, samples: &[], outbound: None, host: None, rules: &[] };
         node.detector.on_tick(&tick, &node.baselines, true);
         node.follow(&tick);
     }

@@ -1,0 +1,396 @@
+//! Keeps the rules of the open incident: makes them, lets them count, enforces them, takes them
+//! back, ends them.
+
+use ftagent_common::TrafficClass;
+
+use super::{
+    Exempt, Measured, Mode, Phase, RuleCount, Wanted,
+    evidence::{Target, counted, gather, is_of_before},
+    life::{Life, Meter},
+    memory::Memory,
+};
+use crate::{
+    decide::{
+        Event, Incident, Now, Severity,
+        analyst::Analyst,
+        baseline::{invalid, no_business},
+        machine::{Current, note},
+        reservoir::Reservoir,
+        synthesis::{self, Choice, Plan, Problem, exempt, predict},
+    },
+    rule::FlowMatch,
+};
+
+/// Rules of an incident at most.
+const RULES: usize = 8;
+/// Rules of an incident that people see, ended ones included.
+const SHOWN: usize = 64;
+/// Rules are looked for anew at most this often, nanoseconds; more rarely where none was found.
+const AGAIN_NS: u64 = 300_000_000;
+/// The longest time between two searches, nanoseconds.
+const SELDOM_NS: u64 = 5_000_000_000;
+/// Ticks with too much left that say that the attack has changed.
+const LEFT_TICKS: u32 = 2;
+/// A rule that matches less than this share of what may remain is of no use.
+const USEFUL: f64 = 0.05;
+/// A rule that is of no use ends after this time, nanoseconds.
+const IDLE_NS: u64 = 30_000_000_000;
+/// A rule in shadow that matches nothing ends after this time, nanoseconds.
+const IDLE_IN_SHADOW_NS: u64 = 1_000_000_000;
+/// A remembered rule is put in force if it matches this share of the attack.
+const RECALLED: f64 = 0.2;
+/// While the baseline is not trusted, only what is as sure as this is acted on.
+const SURE_WHEN_COLD: f64 = 0.9;
+/// Matches that are not tried again in an incident.
+const REFUSED: usize = 64;
+
+/// What a tick says.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Its end.
+    pub now: Now,
+    /// Its length, nanoseconds.
+    pub elapsed_ns: u64,
+    /// What the rules did in it.
+    pub counts: &'a [RuleCount],
+    /// The packets.
+    pub analyst: &'a Analyst,
+    /// Clean traffic.
+    pub reservoir: &'a Reservoir,
+    /// What no rule may match.
+    pub exempt: &'a Exempt,
+    /// Packets a second of each class that are still ordinary.
+    pub ordinary: &'a [f64],
+    /// Packets and bits a second of each class below which an attack by it is over.
+    pub exit: &'a [(f64, f64)],
+    /// Whether rules drop.
+    pub mode: Mode,
+    /// Whether it is known what is normal.
+    pub trusted: bool,
+}
+
+impl Scene<'_> {
+    /// Returns packets and bits a second below which what a target is about is over.
+    fn exit_of(&self, target: &Target<'_>) -> (f64, f64) {
+        let exits = target.classes.keys().filter_map(|class| self.exit.get(class.index()));
+        exits.fold((0.0, 0.0), |sum, exit| (sum.0 + exit.0, sum.1 + exit.1))
+    }
+}
+
+/// The rules.
+#[derive(Clone, Debug, Default)]
+pub struct Keeper {
+    lives: Vec<Life>,
+    last_id: u32,
+    /// The incident that they belong to.
+    incident: Option<String>,
+    refused: Vec<FlowMatch>,
+    memory: Memory,
+    /// Conversations from before the attack that were seen lately.
+    live: Meter,
+    searched_ns: u64,
+    pause_ns: u64,
+    left_ticks: u32,
+    told: Option<String>,
+    changed: bool,
+}
+
+impl Keeper {
+    /// Returns what is wanted now, in the order in which it is tried, if that has changed.
+    pub fn changes(&mut self) -> Option<Vec<Wanted>> {
+        let incident = self.incident.as_deref().unwrap_or_default();
+        std::mem::take(&mut self.changed).then(|| self.lives.iter().map(|life| life.wanted(incident)).collect())
+    }
+
+    /// Returns the incident that rules are kept for.
+    pub fn incident(&self) -> Option<&str> {
+        self.incident.as_deref()
+    }
+
+    /// Follows the open incident.
+    pub fn on_tick(&mut self, current: Current<'_>, scene: &Scene<'_>) -> Vec<Event> {
+        let Current { incident, classes, focus } = current;
+        let now_ns = scene.now.mono_ns;
+        let target = Target { classes, focus, began_ns: incident.began.mono_ns, now_ns };
+        let opening = self.incident.as_deref() != Some(&incident.id);
+        if opening {
+            self.incident = Some(incident.id.clone());
+        }
+        let exit = scene.exit_of(&target);
+        let (left_pps, left_bps) = self.measure(&target, scene, exit.0);
+        let mut events = self.judge(incident, scene);
+        let too_much = left_pps > exit.0 || left_bps > exit.1;
+        self.left_ticks = if too_much { self.left_ticks + 1 } else { 0 };
+        let due = now_ns.saturating_sub(self.searched_ns) >= self.pause_ns.max(AGAIN_NS);
+        if opening || due && (self.left_ticks >= LEFT_TICKS || target.is_held()) {
+            events.extend(self.search(incident, &target, scene));
+        }
+        self.share(incident, left_pps);
+        self.report(incident, scene.now);
+        events
+    }
+
+    /// Ends everything: the incident is over.
+    pub fn end(&mut self, incident: Option<&mut Incident>, now: Now) {
+        if self.incident.take().is_none() {
+            return;
+        }
+        self.changed |= !self.lives.is_empty();
+        let vectors = incident.as_ref().map(|incident| incident.vectors.clone()).unwrap_or_default();
+        for life in &mut self.lives {
+            if life.phase == Phase::Enforcing && life.measured.benign_flows == 0 {
+                self.memory.keep(&vectors, &life.choice, now.mono_ns);
+            }
+            life.phase = Phase::Ended;
+        }
+        if let Some(incident) = incident {
+            self.report(incident, now);
+        }
+        let (memory, last_id) = (std::mem::take(&mut self.memory), self.last_id);
+        *self = Self { memory, last_id, changed: self.changed, ..Self::default() };
+    }
+
+    /// Takes in what the rules did. Returns packets and bits a second of the attack that no rule
+    /// matches.
+    fn measure(&mut self, target: &Target<'_>, scene: &Scene<'_>, exit_pps: f64) -> (f64, f64) {
+        let memory = scene.analyst.memory();
+        let now_ns = scene.now.mono_ns;
+        let mut sampled = vec![0.0; self.lives.len()];
+        let (mut left, mut left_bits) = (0.0, 0.0);
+        for seen in scene.analyst.fresh() {
+            let benign = is_of_before(&memory, seen, target.began_ns);
+            if benign {
+                self.live.note(seen.mark.tag, now_ns);
+            }
+            let mut matched = false;
+            for (life, sum) in self.lives.iter_mut().zip(&mut sampled).filter(|(life, _)| life.matches(seen)) {
+                matched = true;
+                *sum += seen.weight;
+                if benign {
+                    life.benign.note(seen.mark.tag, now_ns);
+                }
+            }
+            if !matched && !benign && target.takes(seen) {
+                left += seen.weight;
+                left_bits += seen.weight * f64::from(seen.packet.wire) * 8.0;
+            }
+        }
+        self.live.settle(now_ns);
+        for (life, sampled) in self.lives.iter_mut().zip(sampled) {
+            let count = scene.counts.iter().find(|count| count.id == life.id);
+            life.count(now_ns, scene.elapsed_ns, count, sampled);
+            if life.measured.pps > (USEFUL * exit_pps).max(1.0) {
+                life.busy_ns = now_ns;
+            }
+        }
+        let seconds = scene.elapsed_ns.max(1) as f64 / 1e9;
+        (left / seconds, left_bits / seconds)
+    }
+
+    /// Moves rules on: to force, or to their end.
+    fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> Vec<Event> {
+        let (now, now_ns) = (scene.now, scene.now.mono_ns);
+        let acts = acts(incident, scene);
+        let live = self.live.count();
+        let mut lines = Vec::new();
+        for life in &mut self.lives {
+            let idle = now_ns.saturating_sub(life.busy_ns);
+            let what = if life.costs_too_much(live) {
+                life.phase = Phase::Withdrawn;
+                format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
+            } else if idle >= IDLE_NS || life.measured.packets == 0 && idle >= IDLE_IN_SHADOW_NS {
+                life.phase = Phase::Ended;
+                "ended: it matches nothing any more".to_owned()
+            } else if life.phase == Phase::Shadow && acts && life.measured.packets > 0 && life.since_ns < now_ns {
+                life.phase = Phase::Enforcing;
+                format!("enforced: {}: {}", life.choice.matches, life.reason())
+            } else if life.phase == Phase::Enforcing && !acts {
+                life.phase = Phase::Shadow;
+                "only counts from now on".to_owned()
+            } else {
+                continue;
+            };
+            self.changed = true;
+            lines.push(format!("rule {} {what}", life.id));
+        }
+        let done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
+        for life in done {
+            if life.phase == Phase::Withdrawn {
+                self.refuse(life.choice.matches.clone());
+                self.memory.forget(&life.choice.matches);
+            }
+            show(incident, &life);
+        }
+        tell(incident, now, lines)
+    }
+
+    fn refuse(&mut self, matches: FlowMatch) {
+        self.refused.push(matches);
+        if self.refused.len() > REFUSED {
+            self.refused.remove(0);
+        }
+    }
+
+    /// Looks for rules against what the present ones leave.
+    fn search(&mut self, incident: &mut Incident, target: &Target<'_>, scene: &Scene<'_>) -> Vec<Event> {
+        let now_ns = scene.now.mono_ns;
+        self.searched_ns = now_ns;
+        if incident.severity == Severity::Info {
+            return Vec::new();
+        }
+        let evidence = gather(scene.analyst, target);
+        let clean = counted(scene.reservoir, &evidence, target);
+        let mut exempt = exempt::always();
+        exempt.extend(scene.exempt.flows.iter().cloned());
+        let mut attack = evidence.attack.clone();
+        let all = attack.len();
+        attack.retain(|sample| !self.lives.iter().any(|life| life.choice.matches.matches(&sample.seen.subject())));
+        let remembered: Vec<Choice> = self.memory.against(&incident.vectors, now_ns).cloned().collect();
+        let problem = Problem {
+            attack: &attack,
+            clean: &clean,
+            by_source: target.is_held(),
+            exempt: &exempt,
+            own: &scene.exempt.own,
+            refused: &self.refused,
+            most: RULES.saturating_sub(self.lives.len()),
+            ordinary: scene.ordinary,
+            exit: scene.exit,
+        };
+        let recalled = recall(&remembered, &problem);
+        let rest: Vec<_> = attack
+            .iter()
+            .filter(|sample| !recalled.iter().any(|choice| choice.matches.matches(&sample.seen.subject())))
+            .copied()
+            .collect();
+        let most = problem.most.saturating_sub(recalled.len());
+        let mut plan = synthesis::plan(&Problem { attack: &rest, most, ..problem });
+        plan.rules.retain(|choice| self.lives.iter().all(|life| life.choice.matches != choice.matches));
+        scale(&mut plan, rest.len() as f64 / all.max(1) as f64);
+        if all == 0 && target.classes.contains_key(&TrafficClass::Malformed) {
+            plan.none_because = Some("no safe rule: malformed packets have no fields that rules look at".to_owned());
+        }
+        self.start(incident, scene, recalled, plan)
+    }
+
+    /// Begins with the rules of a plan, and with those that are remembered.
+    fn start(&mut self, incident: &mut Incident, scene: &Scene<'_>, recalled: Vec<Choice>, plan: Plan) -> Vec<Event> {
+        let now_ns = scene.now.mono_ns;
+        let found = !plan.rules.is_empty() || !recalled.is_empty();
+        self.pause_ns = if found { AGAIN_NS } else { (self.pause_ns * 2).clamp(AGAIN_NS, SELDOM_NS) };
+        let acts = acts(incident, scene);
+        let mut lines = Vec::new();
+        for choice in recalled {
+            let at = self.begin(choice, now_ns);
+            let Some(life) = self.lives.get_mut(at).filter(|_| acts) else { continue };
+            // It was tried before, and what the last seconds held was its shadow.
+            life.phase = Phase::Enforcing;
+            lines.push(format!("rule {} enforced, as it is remembered: {}", life.id, life.choice.matches));
+        }
+        for choice in plan.rules {
+            self.begin(choice, now_ns);
+        }
+        if let Some(why) = plan.none_because.filter(|why| self.told.as_deref().map(gist) != Some(gist(why))) {
+            lines.push(why.clone());
+            self.told = Some(why);
+        }
+        tell(incident, scene.now, lines)
+    }
+
+    /// Takes a rule in, in shadow; returns its place.
+    pub(super) fn begin(&mut self, choice: Choice, now_ns: u64) -> usize {
+        self.last_id += 1;
+        self.changed = true;
+        self.lives.push(Life::new(self.last_id, choice, now_ns));
+        self.lives.len() - 1
+    }
+
+    /// Notes what share of the attack each rule matches.
+    fn share(&mut self, incident: &Incident, left_pps: f64) {
+        let matched: f64 = self.lives.iter().map(|life| life.measured.pps).sum();
+        let all = (matched + left_pps).max(incident.pps).max(1.0);
+        for Life { measured: Measured { pps, attack_share, .. }, .. } in &mut self.lives {
+            *attack_share = (*pps / all).min(1.0);
+        }
+    }
+
+    fn report(&self, incident: &mut Incident, now: Now) {
+        let dropped = |life: &Life| life.phase == Phase::Enforcing && life.measured.dropped > 0;
+        if incident.mitigated.is_none() && self.lives.iter().any(dropped) {
+            incident.mitigated = Some(now);
+        }
+        for life in &self.lives {
+            show(incident, life);
+        }
+    }
+}
+
+/// Returns whether rules may drop. While it is not known what is normal, a flood of what customers
+/// send too may be customers: only what nobody has business with is acted on.
+fn acts(incident: &Incident, scene: &Scene<'_>) -> bool {
+    let idle = |class| no_business(class) || invalid(class);
+    let classes = incident.findings.iter().flat_map(|finding| &finding.evidence.classes);
+    let useless = classes.filter_map(|name| TrafficClass::from_name(name)).all(idle);
+    let sure = scene.trusted || incident.confidence >= SURE_WHEN_COLD && useless;
+    let may = match scene.mode {
+        Mode::Observe => false,
+        Mode::Auto => sure,
+        Mode::Enforce => true,
+    };
+    may && incident.severity > Severity::Info
+}
+
+/// Writes lines into the timeline, and says so.
+fn tell(incident: &mut Incident, now: Now, lines: Vec<String>) -> Vec<Event> {
+    let mut events = Vec::new();
+    for what in lines {
+        note(incident, now, what.clone());
+        events.push(Event::Changed { id: incident.id.clone(), what });
+    }
+    events
+}
+
+const fn is_wanted(phase: Phase) -> bool {
+    matches!(phase, Phase::Shadow | Phase::Enforcing)
+}
+
+/// Puts a rule into the incident, in its present state.
+fn show(incident: &mut Incident, life: &Life) {
+    let report = life.report();
+    match incident.rules.iter_mut().find(|shown| shown.id == life.id) {
+        Some(shown) => *shown = report,
+        None => incident.rules.push(report),
+    }
+    if incident.rules.len() > SHOWN {
+        let over = incident.rules.iter().position(|rule| !is_wanted(rule.state));
+        over.map(|at| incident.rules.remove(at));
+    }
+}
+
+/// Returns the remembered rules that fit this attack as well, and cost no more than they may.
+fn recall(remembered: &[Choice], problem: &Problem<'_>) -> Vec<Choice> {
+    let mut found: Vec<Choice> = Vec::new();
+    for choice in remembered {
+        let predicted = predict(&choice.matches, problem);
+        let cheap = predicted.clean_share <= synthesis::BUDGET && predicted.attack_share >= RECALLED;
+        let allowed = !problem.refused.contains(&choice.matches)
+            && !exempt::is_touched(&choice.matches, choice.action, problem.exempt);
+        if cheap && allowed && found.len() < problem.most {
+            found.push(Choice { predicted, ..choice.clone() });
+        }
+    }
+    found
+}
+
+/// Shares were worked out of what was left: makes them shares of the whole attack.
+fn scale(plan: &mut Plan, part: f64) {
+    for choice in &mut plan.rules {
+        choice.predicted.attack_share *= part;
+        choice.runners_up.iter_mut().for_each(|other| other.predicted.attack_share *= part);
+    }
+}
+
+/// The words of a reason without its numbers: those change all the time.
+fn gist(why: &str) -> &str {
+    why.split_once(": ").map_or(why, |(gist, _)| gist)
+}

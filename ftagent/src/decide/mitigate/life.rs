@@ -1,0 +1,180 @@
+//! The life of one rule: what it matched, what it cost, and what follows from that.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Measured, Phase, RuleCount, RuleReport, Wanted};
+use crate::{
+    decide::{
+        analyst::Seen,
+        synthesis::{BUDGET, Choice},
+    },
+    rule::{Action, Origin, Rule},
+};
+
+/// Rates are of this time, nanoseconds.
+const RATE_NS: u64 = 1_000_000_000;
+/// Distinct conversations from before the attack that take a rule back, at least.
+pub const VETO: usize = 3;
+/// Conversations are counted over this time, nanoseconds.
+pub const METER_NS: u64 = 10_000_000_000;
+/// Conversations that are counted at most.
+pub const METER: usize = 4096;
+/// A rule that is wanted no more, or whose daemon has died, ends after this time, milliseconds.
+pub const TTL_MS: u64 = 30_000;
+
+/// Conversations, each with when it was seen last, nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(BTreeMap<u64, u64>);
+
+impl Meter {
+    /// Takes in a packet of a conversation.
+    pub fn note(&mut self, tag: u64, now_ns: u64) {
+        if self.0.len() < METER || self.0.contains_key(&tag) {
+            self.0.insert(tag, now_ns);
+        }
+    }
+
+    /// Forgets what is long past.
+    pub fn settle(&mut self, now_ns: u64) {
+        self.0.retain(|_, at| *at + METER_NS > now_ns);
+    }
+
+    /// Returns how many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A rule that is wanted.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// Its number.
+    pub id: u32,
+    /// What was chosen.
+    pub choice: Choice,
+    /// Shadow or enforcing.
+    pub phase: Phase,
+    /// Since when it is wanted, nanoseconds.
+    pub since_ns: u64,
+    /// When it matched enough last to be worth its place, nanoseconds.
+    pub busy_ns: u64,
+    /// What it did.
+    pub measured: Measured,
+    /// Packets that its attack had when it matched last, a second.
+    recent: VecDeque<(u64, u64, u64)>,
+    /// Conversations from before the attack that it matched.
+    pub benign: Meter,
+}
+
+impl Life {
+    /// Begins in shadow.
+    pub fn new(id: u32, choice: Choice, now_ns: u64) -> Self {
+        Self {
+            id,
+            choice,
+            phase: Phase::Shadow,
+            since_ns: now_ns,
+            busy_ns: now_ns,
+            measured: Measured::default(),
+            recent: VecDeque::new(),
+            benign: Meter::default(),
+        }
+    }
+
+    /// Returns whether it matches a packet.
+    pub fn matches(&self, seen: &Seen) -> bool {
+        self.choice.matches.matches(&seen.packet.subject())
+    }
+
+    /// Takes in what it did in a tick: by the kernel's count, or by the samples where there is none.
+    pub fn count(&mut self, now_ns: u64, elapsed_ns: u64, count: Option<&RuleCount>, sampled: f64) {
+        let measured = &mut self.measured;
+        let packets = count.map_or(sampled as u64, |count| count.packets);
+        measured.packets += packets;
+        if let Some(count) = count {
+            measured.dropped += count.dropped;
+            measured.dropped_bytes += count.dropped_bytes;
+        }
+        self.recent.push_back((now_ns, elapsed_ns, packets));
+        while self.recent.front().is_some_and(|(at, ..)| at + RATE_NS <= now_ns) {
+            self.recent.pop_front();
+        }
+        let (length, packets) = self.recent.iter().fold((0, 0), |sum, (_, ns, packets)| (sum.0 + ns, sum.1 + packets));
+        measured.pps = packets as f64 / (length.max(1) as f64 / 1e9);
+        self.benign.settle(now_ns);
+        measured.benign_flows = measured.benign_flows.max(self.benign.count() as u64);
+    }
+
+    /// Returns whether it hits more of the conversations from before the attack than it may: of
+    /// `live` ones, with 95 % certainty.
+    pub fn costs_too_much(&self, live: usize) -> bool {
+        let hit = self.benign.count();
+        let certain = self.phase == Phase::Shadow || lowest(hit, live) > BUDGET;
+        hit >= VETO && certain
+    }
+
+    /// Returns what is wanted in the kernel.
+    pub fn wanted(&self, incident: &str) -> Wanted {
+        let action = if self.phase == Phase::Enforcing { self.choice.action } else { Action::Count };
+        let rule = Rule {
+            matches: self.choice.matches.clone(),
+            action,
+            origin: Origin::Incident(incident.to_owned()),
+            reason: self.reason(),
+        };
+        Wanted { id: self.id, rule, ttl_ms: TTL_MS }
+    }
+
+    /// Returns what was expected of it, in words.
+    pub fn reason(&self) -> String {
+        let predicted = &self.choice.predicted;
+        let verb = if self.choice.action == Action::Drop { "removes" } else { "thins" };
+        let uncertain = if predicted.uncertain_share > 0.0 {
+            format!(" and {:.2} % that nobody vouches for", predicted.uncertain_share * 100.0)
+        } else {
+            String::new()
+        };
+        format!(
+            "{verb} {:.1} % of the attack, touches {:.2} % of {} clean flows{uncertain}",
+            predicted.attack_share * 100.0,
+            predicted.clean_share * 100.0,
+            predicted.clean_flows,
+        )
+    }
+
+    /// Returns it as people see it.
+    pub fn report(&self) -> RuleReport {
+        RuleReport {
+            id: self.id,
+            matches: self.choice.matches.to_string(),
+            action: self.choice.action.to_string(),
+            state: self.phase,
+            reason: self.reason(),
+            predicted: self.choice.predicted,
+            measured: self.measured,
+            runners_up: self.choice.runners_up.clone(),
+        }
+    }
+}
+
+/// Returns the lower end of the interval that a share is in with 95 % certainty (Wilson 1927).
+fn lowest(hit: usize, of: usize) -> f64 {
+    let n = of.max(hit).max(1) as f64;
+    let (share, z) = (hit as f64 / n, 1.96);
+    let middle = share + z * z / (2.0 * n);
+    let half = z * libm::sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n));
+    ((middle - half) / (1.0 + z * z / n)).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_of_a_share_is_wilsons() {
+        let cases = [(0, 100, 0.0), (3, 100, 0.0103), (3, 10_000, 0.000_102), (50, 100, 0.4038), (5, 5, 0.5655)];
+        for (hit, of, expected) in cases {
+            assert!((lowest(hit, of) - expected).abs() < 1e-4, "{hit} of {of}: {}", lowest(hit, of));
+        }
+    }
+}
