@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::bpf::{
@@ -67,7 +67,7 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is not ours, or damaged. It was set aside and the entries in the kernel kept.
+    /// The file is not ours, or damaged. It was set aside, and what the kernel has of it was kept.
     #[error("{} is damaged and was set aside as {}: {problem}", path.display(), aside.display())]
     Damaged {
         /// The file.
@@ -113,26 +113,9 @@ impl Store {
     /// Where the file exists and cannot be read.
     pub fn open(state: &Path) -> Result<(Self, Option<StoreError>), StoreError> {
         let path = state.join("lists.json");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Self { path, saved: Saved { version: VERSION, ..Saved::default() }, unsaved: None }, None));
-            }
-            Err(source) => return Err(StoreError::Io { what: "reading", path, source }),
-        };
-        let problem = match serde_json::from_str::<Saved>(&text) {
-            Ok(saved) if saved.version == VERSION => return Ok((Self { path, saved, unsaved: None }, None)),
-            Ok(saved) => format!("its version is {}, wanted {VERSION}", saved.version),
-            Err(error) => error.to_string(),
-        };
-        let aside = path.with_extension(format!("damaged-{}", unix(SystemTime::now())));
-        fs::rename(&path, &aside).map_err(|source| StoreError::Io {
-            what: "setting aside",
-            path: path.clone(),
-            source,
-        })?;
-        let damage = StoreError::Damaged { path: path.clone(), aside, problem };
-        Ok((Self { path, saved: Saved { version: VERSION, ..Saved::default() }, unsaved: None }, Some(damage)))
+        let (saved, damage) = read(&path, VERSION, |saved: &Saved| saved.version)?;
+        let saved = saved.unwrap_or(Saved { version: VERSION, ..Saved::default() });
+        Ok((Self { path, saved, unsaved: None }, damage))
     }
 
     fn list(&mut self, which: Which) -> &mut BTreeMap<IpNet, Record> {
@@ -215,6 +198,14 @@ impl Store {
         Ok(in_kernel || in_store)
     }
 
+    /// Returns what is known of an entry.
+    pub fn record(&self, which: Which, net: IpNet) -> Option<&Record> {
+        match which {
+            Which::Block => self.saved.block.get(&net),
+            Which::Allow => self.saved.allow.get(&net),
+        }
+    }
+
     /// Returns the entries that cover an address or prefix without being it.
     pub fn covering(&self, which: Which, net: IpNet) -> Vec<IpNet> {
         let list = match which {
@@ -289,18 +280,52 @@ impl Store {
     }
 
     fn save(&self) -> Result<(), StoreError> {
-        let fail = |what| {
-            let path = self.path.clone();
-            move |source| StoreError::Io { what, path, source }
-        };
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(fail("making a temporary file beside it"))?;
-        let text = serde_json::to_vec_pretty(&self.saved).map_err(|e| fail("writing")(e.into()))?;
-        io::Write::write_all(&mut file, &text).map_err(fail("writing"))?;
-        file.as_file().sync_all().map_err(fail("writing"))?;
-        file.persist(&self.path).map_err(|error| fail("replacing")(error.error))?;
-        Ok(())
+        write(&self.path, &self.saved)
     }
+}
+
+/// Reads a file of a store; `None` where there is none. One that is damaged or of another version
+/// is set aside, and the second value says so.
+///
+/// # Errors
+/// Where the file exists and cannot be read.
+pub(super) fn read<T: DeserializeOwned>(
+    path: &Path,
+    wanted: u32,
+    version: impl Fn(&T) -> u32,
+) -> Result<(Option<T>, Option<StoreError>), StoreError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, None)),
+        Err(source) => return Err(StoreError::Io { what: "reading", path: path.to_owned(), source }),
+    };
+    let problem = match serde_json::from_str::<T>(&text) {
+        Ok(saved) if version(&saved) == wanted => return Ok((Some(saved), None)),
+        Ok(saved) => format!("its version is {}, wanted {wanted}", version(&saved)),
+        Err(error) => error.to_string(),
+    };
+    let aside = path.with_extension(format!("damaged-{}", unix(SystemTime::now())));
+    let failed = |source| StoreError::Io { what: "setting aside", path: path.to_owned(), source };
+    fs::rename(path, &aside).map_err(failed)?;
+    Ok((None, Some(StoreError::Damaged { path: path.to_owned(), aside, problem })))
+}
+
+/// Writes the file of a store: whoever reads it finds the old one or the new one.
+///
+/// # Errors
+/// What the file system says; the old file is in place then.
+pub(super) fn write(path: &Path, saved: &impl Serialize) -> Result<(), StoreError> {
+    let fail = |what| {
+        let path = path.to_owned();
+        move |source| StoreError::Io { what, path, source }
+    };
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(fail("making a temporary file beside it"))?;
+    let text = serde_json::to_vec_pretty(saved).map_err(|e| fail("writing")(e.into()))?;
+    io::Write::write_all(&mut file, &text).map_err(fail("writing"))?;
+    file.as_file().sync_all().map_err(fail("writing"))?;
+    file.persist(path).map_err(|error| fail("replacing")(error.error))?;
+    Ok(())
 }
 
 fn jiffy(expires_unix: Option<u64>, now_unix: u64, clock: &JiffyClock) -> u64 {

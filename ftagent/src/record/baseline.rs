@@ -73,7 +73,8 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         let now = Now { mono_ns: 7, unix_ms: 1_700_000_000_123 };
-        Decider::new(Settings { trust_after_s: 600, seed: 1 }).checkpoint(now)
+        Decider::new(Settings { trust_after_s: 600, seed: 1, mode: crate::decide::mitigate::Mode::Enforce })
+            .checkpoint(now)
     }
 
     #[test]

@@ -121,6 +121,8 @@ mod tests {
             packets: 1000,
             bytes: 60_000,
             findings: Vec::new(),
+            rules: Vec::new(),
+            mitigated: None,
             timeline: Vec::new(),
         })
     }

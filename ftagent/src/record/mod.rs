@@ -1,8 +1,9 @@
-//! What outlives the daemon: the baseline's checkpoint and the incidents. Trouble with the disk
-//! never stops anything: it is said, and tried again.
+//! What outlives the daemon: the baseline's checkpoint, the incidents, and the rules that it made.
+//! Trouble with the disk never stops anything: it is said, and tried again.
 
 pub mod baseline;
 pub mod incidents;
+pub mod rules;
 
 use std::{
     fs::{self, File},
