@@ -2,10 +2,10 @@
 
 use ftagent_common::{TrafficClass, abi::Sampling, class::CLASS_SLOTS, counters::IfaceCounters};
 
-use super::timeline::Event;
+use super::{rules::Rules, timeline::Event};
 use crate::{
     bpf::{LoadError, testrun::TestRun},
-    decide::{ClassCount, Counts, Decider, Now, Packet, Settings, Tick},
+    decide::{ClassCount, Counts, Decider, Now, Packet, Tick},
     sense::poll::{TICK, strides},
 };
 
@@ -18,6 +18,8 @@ const STRIDE_TICKS: u64 = 10;
 pub(super) struct Mind {
     /// The functional core.
     pub(super) decider: Decider,
+    /// What they want of the kernel.
+    pub(super) rules: Rules,
     sampling: Sampling,
     sample_rate: u32,
     /// Ticks that are over.
@@ -35,9 +37,10 @@ pub(super) struct Mind {
 }
 
 impl Mind {
-    pub(super) fn new(settings: Settings, sample_rate: u32, burst: u32, sees_outbound: bool) -> Self {
+    pub(super) fn new(decider: Decider, rules: Rules, sample_rate: u32, burst: u32, sees_outbound: bool) -> Self {
         Self {
-            decider: Decider::new(settings),
+            decider,
+            rules,
             sampling: Sampling { stride: [1; CLASS_SLOTS], burst, _pad: 0 },
             sample_rate,
             ticks: 0,
@@ -96,7 +99,9 @@ impl Mind {
             samples: &self.samples,
             outbound: self.sees_outbound.then_some(&self.outbound),
             host: None,
+            rules: self.rules.counts()?,
         });
+        self.rules.end_tick(self.ticks, now_ns, &self.decider, datapath)?;
         self.samples.clear();
         self.outbound.clear();
         if self.ticks.is_multiple_of(STRIDE_TICKS) {

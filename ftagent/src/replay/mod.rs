@@ -12,11 +12,14 @@ mod mind;
 pub mod output;
 pub mod report;
 pub mod rewrite;
+mod rules;
 mod run;
 pub mod scenario;
 pub mod schedule;
 pub mod timeline;
+mod watch;
 
 pub use capture::{CaptureError, CapturedPacket, for_each_packet};
 pub use report::Report;
-pub use run::{Options, ReplayError, apply_config, run};
+pub use run::{Options, ReplayError, apply_config, run, run_watched};
+pub use watch::Seen;

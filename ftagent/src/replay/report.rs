@@ -10,6 +10,7 @@ use crate::decide::{
     Incident, Severity, Vector,
     classify::{Evidence, Finding},
     incident::Entry,
+    mitigate::{self, Phase, RuleCount, Wanted},
 };
 
 /// The schema of the JSON.
@@ -36,6 +37,9 @@ pub struct Report {
     pub sources: Vec<SourceReport>,
     /// Incidents, in the order in which they opened.
     pub incidents: Vec<IncidentReport>,
+    /// Rules that were given with the command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<GivenRule>,
     /// What is worth knowing and no attack.
     pub notices: Vec<NoticeReport>,
     /// What was left out, changed, or decided without evidence.
@@ -97,7 +101,7 @@ pub struct IncidentReport {
     pub began_ms: u64,
     /// When it was decided that this is an attack.
     pub opened_ms: u64,
-    /// When the first rule against it was in force; this version has none.
+    /// When a rule against it had begun to drop: the end of that tick.
     pub mitigated_ms: Option<u64>,
     /// When it was over; `null` where it was not.
     pub closed_ms: Option<u64>,
@@ -111,8 +115,29 @@ pub struct IncidentReport {
     pub findings: Vec<Finding>,
     /// What happened in it.
     pub timeline: Vec<NoticeReport>,
-    /// The rules against it; this version makes none.
-    pub rules: Vec<serde_json::Value>,
+    /// The rules against it, in the order in which they were made.
+    pub rules: Vec<mitigate::RuleReport>,
+}
+
+/// A rule that was given with the command line.
+#[derive(Clone, Debug, Serialize)]
+pub struct GivenRule {
+    /// What it matches, as text.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// What it does, as text.
+    pub action: String,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Packets that it dropped.
+    pub dropped: u64,
+}
+
+impl GivenRule {
+    pub(super) fn new(wanted: &Wanted, count: &RuleCount) -> Self {
+        let (matches, action) = (wanted.rule.matches.to_string(), wanted.rule.action.to_string());
+        Self { matches, action, packets: count.packets, dropped: count.dropped }
+    }
 }
 
 /// Something that happened.
@@ -141,14 +166,14 @@ impl From<&Incident> for IncidentReport {
             tool: incident.tool.clone(),
             began_ms: incident.began.mono_ns / 1_000_000,
             opened_ms: incident.opened.mono_ns / 1_000_000,
-            mitigated_ms: None,
+            mitigated_ms: incident.mitigated.map(|at| at.mono_ns / 1_000_000),
             closed_ms: incident.closed.map(|closed| closed.mono_ns / 1_000_000),
             peak_pps: incident.peak_pps as u64,
             peak_bps: incident.peak_bps as u64,
             evidence: incident.findings.first().map(|finding| finding.evidence.clone()).unwrap_or_default(),
             findings: incident.findings.clone(),
             timeline: incident.timeline.iter().map(NoticeReport::from).collect(),
-            rules: Vec::new(),
+            rules: incident.rules.clone(),
         }
     }
 }
@@ -202,19 +227,52 @@ impl Report {
         for class in &self.classes {
             writeln!(out, "{:wide$}{}", class.name, row(&class.counts))?;
         }
-        for incident in &self.incidents {
-            let IncidentReport { vector, severity, confidence, opened_ms, closed_ms, evidence, .. } = incident;
-            let (vector, severity, confidence) = (vector.as_str(), severity.as_str(), confidence * 100.0);
-            let closed = closed_ms.map_or("still open".to_owned(), |ms| format!("closed at {}", seconds(ms)));
-            writeln!(out, "\nincident {}: {vector}, {severity}, {confidence:.0} % sure", incident.id)?;
-            writeln!(out, "  opened at {}, {closed}; {}", seconds(*opened_ms), evidence.line)?;
+        if !self.rules.is_empty() {
+            writeln!(out, "\n{:>14}{:>14}  given rule", "packets", "dropped")?;
         }
+        for GivenRule { matches, action, packets, dropped } in &self.rules {
+            writeln!(out, "{packets:>14}{dropped:>14}  {action} {matches}")?;
+        }
+        self.incidents.iter().try_for_each(|incident| incident.write(out))?;
         if !self.notes.is_empty() || !self.notices.is_empty() {
             writeln!(out)?;
         }
         self.notices.iter().try_for_each(|notice| writeln!(out, "{}: {}", seconds(notice.at_ms), notice.what))?;
         self.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))
     }
+}
+
+impl IncidentReport {
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Self { vector, severity, confidence, opened_ms, mitigated_ms, closed_ms, evidence, .. } = self;
+        let (vector, severity, confidence) = (vector.as_str(), severity.as_str(), confidence * 100.0);
+        let mitigated = mitigated_ms.map_or(String::new(), |ms| format!(", acted on at {}", seconds(ms)));
+        let closed = closed_ms.map_or("still open".to_owned(), |ms| format!("closed at {}", seconds(ms)));
+        writeln!(out, "\nincident {}: {vector}, {severity}, {confidence:.0} % sure", self.id)?;
+        writeln!(out, "  opened at {}{mitigated}, {closed}; {}", seconds(*opened_ms), evidence.line)?;
+        self.rules.iter().try_for_each(|rule| write_rule(rule, out))
+    }
+}
+
+fn write_rule(rule: &mitigate::RuleReport, out: &mut String) -> std::fmt::Result {
+    let mitigate::RuleReport { id, matches, action, state, reason, predicted, measured, .. } = rule;
+    let state = match state {
+        Phase::Shadow => "in shadow",
+        Phase::Enforcing => "enforcing",
+        Phase::Withdrawn => "withdrawn",
+        Phase::Ended => "ended",
+    };
+    writeln!(out, "  rule {id}, {state}: {action} {matches}")?;
+    writeln!(
+        out,
+        "    predicted: {:.1} % of the attack, {:.2} % of {} clean flows; measured: {} packets matched, {} dropped",
+        predicted.attack_share * 100.0,
+        predicted.clean_share * 100.0,
+        predicted.clean_flows,
+        measured.packets,
+        measured.dropped
+    )?;
+    if reason.is_empty() { Ok(()) } else { writeln!(out, "    {reason}") }
 }
 
 const HEADER: &str = "       packets           bytes         dropped  dropped bytes";

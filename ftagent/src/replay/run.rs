@@ -1,8 +1,10 @@
 //! Drives the datapath through a timeline.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufReader},
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -15,9 +17,11 @@ use super::{
     mind::Mind,
     output::PcapWriter,
     report::{self, Counts, IncidentReport, NoticeReport, Report, SourceReport},
+    rules::Rules,
     scenario::{Scenario, ScenarioError, SourceSpec},
     schedule::SECOND,
     timeline::{Direction, Event, Timeline},
+    watch::Seen,
 };
 use crate::{
     act::store::origin,
@@ -26,9 +30,13 @@ use crate::{
         lists::{FeedSet, Which},
         testrun::TestRun,
     },
-    config::{Config, ConfigError},
-    decide::Settings,
+    config::{Config, ConfigError, MitigationMode},
+    decide::{
+        Decider, Settings,
+        mitigate::{Exempt, Mode},
+    },
     feeds,
+    rule::FlowMatch,
 };
 
 /// What to replay.
@@ -40,6 +48,8 @@ pub struct Options {
     pub scenario: Option<PathBuf>,
     /// A configuration; its keys win over those of the scenario's `[config]`.
     pub config: Option<PathBuf>,
+    /// Rules of the operator, in force from the start: what they match is dropped.
+    pub drop: Vec<FlowMatch>,
     /// Where packets that passed are written, as pcap.
     pub out_passed: Option<PathBuf>,
     /// Where packets that were dropped are written, as pcap.
@@ -114,11 +124,22 @@ pub enum ReplayError {
 
 /// Replays captures or a scenario. The calling thread stays on the CPU that it is on.
 ///
+/// What is decided at the end of a tick is in force for the next packet.
+///
 /// # Errors
 /// See [`ReplayError`]. Files to write are created only after all input was found good.
 pub fn run(options: &Options) -> Result<Report, ReplayError> {
+    run_watched(options, &mut |_| ())
+}
+
+/// As [`run()`]; `watch` is shown every packet that the program decided about, in order of time.
+///
+/// # Errors
+/// As [`run()`].
+pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Result<Report, ReplayError> {
     let Inputs { sources, duration, seed, config } = inputs(options)?;
     refuse_overwriting(options, &sources)?;
+    let own = own_addresses(&sources);
     let mut timeline = Timeline::new(seed);
     let mut run = Run::default();
     for spec in sources {
@@ -130,13 +151,32 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     }
     let mut datapath = TestRun::new(seed)?;
     let config = apply_config(config, &mut datapath)?;
-    let settings = Settings { trust_after_s: config.learning.trust_after.as_secs(), seed };
+    let trust_after_s = config.learning.trust_after.as_secs();
+    let mut decider = Decider::new(Settings { trust_after_s, seed, mode: mode(config.mitigation.mode) });
+    // Resolvers, gateways and management ports are a host's, and there is none.
+    decider.set_exempt(Exempt { flows: Vec::new(), own });
+    let rules = Rules::new(&options.drop, &mut datapath)?;
     let sees_outbound = timeline.has_outbound();
-    let mut mind = Mind::new(settings, config.sampling.rate_pps, config.sampling.burst, sees_outbound);
+    let mut mind = Mind::new(decider, rules, config.sampling.rate_pps, config.sampling.burst, sees_outbound);
     run.passed = Output::create(options.out_passed.as_deref())?;
     run.dropped = Output::create(options.out_dropped.as_deref())?;
-    run.drive(&mut timeline, duration, &mut datapath, &mut mind)?;
-    run.report(duration, &mut datapath, &mind)
+    run.drive(&mut timeline, duration, &mut datapath, &mut mind, watch)?;
+    run.report(duration, &mut datapath, &mut mind)
+}
+
+/// Returns the addresses that a scenario sends traffic to: those of the protected side.
+fn own_addresses(sources: &[SourceSpec]) -> Vec<IpAddr> {
+    let nets = sources.iter().flat_map(|source| [source.rewrite.dst, source.rewrite.dst6]).flatten();
+    let single = nets.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+    single.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn mode(mode: MitigationMode) -> Mode {
+    match mode {
+        MitigationMode::Auto => Mode::Auto,
+        MitigationMode::Observe => Mode::Observe,
+        MitigationMode::Enforce => Mode::Enforce,
+    }
 }
 
 /// Refuses outputs that are inputs or each other, through whatever links.
@@ -206,9 +246,11 @@ fn overlay(below: &mut toml::Table, above: toml::Table) {
 /// # Errors
 /// Where the configuration has values that cannot be used, or a block list cannot be read.
 pub fn apply_config(mut config: toml::Table, run: &mut TestRun) -> Result<Config, ReplayError> {
-    let learning = config.entry("learning").or_insert_with(|| toml::Table::new().into());
-    if let Some(learning) = learning.as_table_mut() {
-        learning.entry("trust_after").or_insert_with(|| TRUST_AFTER.into());
+    for (section, key, value) in DEFAULTS {
+        let section = config.entry(section).or_insert_with(|| toml::Table::new().into());
+        if let Some(section) = section.as_table_mut() {
+            section.entry(key).or_insert_with(|| value.into());
+        }
     }
     let config = Config::from_table(config)?;
     run.set_service_ports(&config.services.udp)?;
@@ -271,6 +313,7 @@ impl Run {
         duration: Option<u64>,
         datapath: &mut TestRun,
         mind: &mut Mind,
+        watch: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<(), ReplayError> {
         let begun = Instant::now();
         while let Some(event) = timeline.next() {
@@ -278,7 +321,7 @@ impl Run {
             mind.advance(event.time_ns, datapath)?;
             match event.direction {
                 Direction::Inbound => {
-                    self.inbound(&event, datapath)?;
+                    self.inbound(&event, datapath, watch)?;
                     mind.inbound(datapath);
                 }
                 Direction::Outbound => {
@@ -295,7 +338,12 @@ impl Run {
         Ok(())
     }
 
-    fn inbound(&mut self, event: &Event<'_>, datapath: &mut TestRun) -> Result<(), ReplayError> {
+    fn inbound(
+        &mut self,
+        event: &Event<'_>,
+        datapath: &mut TestRun,
+        watch: &mut dyn FnMut(&Seen<'_>),
+    ) -> Result<(), ReplayError> {
         datapath.set_time(event.time_ns);
         let dropped = matches!(datapath.run(event.frame)?, verdict::DROP | verdict::ABORTED);
         if let Some(source) = self.sources.get_mut(event.source) {
@@ -307,12 +355,15 @@ impl Run {
                 counts.dropped_bytes += bytes;
                 source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
             }
+            watch(&Seen { time_ns: event.time_ns, label: source.label, frame: event.frame, dropped });
         }
         let output = if dropped { &mut self.dropped } else { &mut self.passed };
         output.as_mut().map_or(Ok(()), |output| output.write(event))
     }
 
-    fn report(mut self, duration: Option<u64>, datapath: &mut TestRun, mind: &Mind) -> Result<Report, ReplayError> {
+    fn report(mut self, duration: Option<u64>, datapath: &mut TestRun, mind: &mut Mind) -> Result<Report, ReplayError> {
+        // What the rules did since the last tick.
+        mind.rules.counts()?;
         let counters = datapath.counters()?;
         let sum = |field: fn(&Counts) -> u64| self.sources.iter().map(|source| field(&source.counts)).sum::<u64>();
         let (packets, bytes) = (sum(|counts| counts.packets), sum(|counts| counts.bytes));
@@ -324,6 +375,7 @@ impl Run {
                 .push(format!("{} packets from the victim are evidence: the program did not see them", self.outbound));
         }
         self.notes.push("there is no socket table in virtual time: what depends on it is decided as if unknown".into());
+        self.notes.extend(mind.rules.problems());
         Ok(Report {
             schema: report::SCHEMA,
             duration_ms: duration.unwrap_or(self.last) / MILLISECOND,
@@ -333,13 +385,15 @@ impl Run {
             classes: report::classes(&counters),
             sources: self.sources,
             incidents: mind.decider.incidents().map(IncidentReport::from).collect(),
+            rules: mind.rules.given().collect(),
             notices: mind.decider.notices().map(NoticeReport::from).collect(),
             notes: self.notes,
         })
     }
 }
 
-/// Data after which a replay trusts what it has learned, unless the configuration says otherwise.
-const TRUST_AFTER: &str = "30s";
+/// Section, key and value of what a replay does unless the configuration says otherwise: it trusts what
+/// it has learned after 30 s of data, and acts at once.
+const DEFAULTS: [(&str, &str, &str); 2] = [("learning", "trust_after", "30s"), ("mitigation", "mode", "enforce")];
 /// Nanoseconds in a millisecond.
 const MILLISECOND: u64 = SECOND / 1000;
