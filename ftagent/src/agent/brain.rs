@@ -4,7 +4,7 @@
 //! lock that a tick needs; only commands that change something do, for moments.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,12 +14,16 @@ use std::{
 
 use ftagent_common::TrafficClass;
 
+use super::gate::Gate;
+use super::mitigator::{Beat, Failure, Mitigator, Owner, View as RulesView};
 use crate::{
+    act::operator::OperatorRule,
     decide::{
         ClassCount, Counts, Decider, Event, Incident, Now, Packet, Settings, Tick, Vector,
         baseline::{Checkpoint, Learning, View},
         destinations::DestinationView,
         incident::Entry,
+        mitigate::{Exempt, Mode, Wanted},
     },
     sense::{clock, meter::Observed},
 };
@@ -39,6 +43,8 @@ pub struct Brain(Arc<Inner>);
 struct Inner {
     core: Mutex<Core>,
     published: Mutex<Arc<Published>>,
+    /// Apart from the rest, because it is true at every tick.
+    rules: Mutex<Arc<RulesView>>,
     happened: SyncSender<Happened>,
     trouble: Mutex<Option<String>>,
 }
@@ -47,11 +53,18 @@ struct Inner {
 #[derive(Debug)]
 struct Core {
     decider: Decider,
+    /// Absent until the kernel's rules are at hand.
+    mitigator: Option<Mitigator>,
+    /// Absent until the kernel's guard is at hand.
+    gate: Option<Gate>,
     counts: Box<Counts>,
     packets: Vec<Packet>,
     ticks: u64,
     opened: BTreeMap<Vector, u64>,
     detect_seconds: Vec<f64>,
+    /// Incidents whose time to mitigate was taken.
+    mitigated: BTreeSet<String>,
+    mitigate_seconds: Vec<f64>,
     notices_total: u64,
 }
 
@@ -65,6 +78,7 @@ struct Published {
     notices: Vec<Entry>,
     opened: BTreeMap<Vector, u64>,
     detect_seconds: Vec<f64>,
+    mitigate_seconds: Vec<f64>,
     notices_total: u64,
 }
 
@@ -79,6 +93,8 @@ pub struct BrainMetrics {
     pub opened_total: BTreeMap<Vector, u64>,
     /// Seconds from the beginning of each of them to its opening.
     pub detect_seconds: Vec<f64>,
+    /// Seconds from the beginning of each to its first rule in force, where it got one.
+    pub mitigate_seconds: Vec<f64>,
     /// Notices since the start.
     pub notices_total: u64,
 }
@@ -88,6 +104,8 @@ pub struct BrainMetrics {
 pub(super) enum Happened {
     /// An event, and the incident that it is about, as it was then.
     Event(Event, Option<Arc<Incident>>),
+    /// What does not work about rules, in words.
+    Rules(String),
     /// Save everything and end.
     Stop(SyncSender<()>),
 }
@@ -97,24 +115,37 @@ impl Brain {
     /// happens from now on: somebody has to listen.
     pub(super) fn new(decider: Decider) -> (Self, Receiver<Happened>) {
         let (happened, events) = sync_channel(PENDING);
+        let mitigated = decider.incidents().map(|incident| incident.id.clone()).collect();
         let core = Core {
             decider,
+            mitigator: None,
+            gate: None,
             counts: Box::default(),
             packets: Vec::new(),
             ticks: 0,
             opened: BTreeMap::new(),
             detect_seconds: Vec::new(),
+            mitigated,
+            mitigate_seconds: Vec::new(),
             notices_total: 0,
         };
         let published = Mutex::new(Arc::new(core.published(&[])));
-        let inner = Inner { core: Mutex::new(core), published, happened, trouble: Mutex::default() };
+        let inner =
+            Inner { core: Mutex::new(core), published, rules: Mutex::default(), happened, trouble: Mutex::default() };
         (Self(Arc::new(inner)), events)
     }
 
     /// Takes in a tick. It is called on the poll thread.
     pub fn observe(&self, observed: Observed<'_>) {
         let mut core = self.core();
-        let events = core.on_tick(observed);
+        let (events, trouble) = core.on_tick(observed);
+        if let Some(trouble) = trouble {
+            self.tell(Happened::Rules(trouble));
+        }
+        let changed = core.mitigator.as_mut().is_some_and(Mitigator::take_changed);
+        if changed && events.is_empty() {
+            self.publish_rules(&core);
+        }
         if !events.is_empty() || core.ticks.is_multiple_of(PUBLISH_TICKS) {
             self.publish(&mut core, events);
         }
@@ -123,6 +154,7 @@ impl Brain {
     /// Publishes how things are after some events, and passes these on.
     fn publish(&self, core: &mut Core, events: Vec<Event>) {
         core.count(&events);
+        self.publish_rules(core);
         let published = Arc::new(core.published(&self.published().incidents));
         *self.0.published.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&published);
         for event in events {
@@ -135,6 +167,11 @@ impl Brain {
             // Whoever records may be stuck on a disk; the incident itself stays in the list.
             let _full = self.0.happened.try_send(Happened::Event(event, about));
         }
+    }
+
+    fn publish_rules(&self, core: &Core) {
+        let view = core.mitigator.as_ref().map_or_else(RulesView::default, Mitigator::view);
+        *self.0.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -187,8 +224,58 @@ impl Brain {
             active,
             opened_total: published.opened.clone(),
             detect_seconds: published.detect_seconds.clone(),
+            mitigate_seconds: published.mitigate_seconds.clone(),
             notices_total: published.notices_total,
         }
+    }
+
+    /// Takes the kernel's rules over; from now on rules are put into force.
+    pub(super) fn arm(&self, mitigator: Mitigator) {
+        self.core().mitigator = Some(mitigator);
+    }
+
+    /// Takes the kernel's guard over, or gives it new settings.
+    pub(super) fn set_gate(&self, make: impl FnOnce(Option<Gate>) -> Option<Gate>) {
+        let mut core = self.core();
+        core.gate = make(core.gate.take());
+    }
+
+    /// Takes a new reading of the kernel's clock.
+    pub(super) fn set_beat(&self, beat: Beat) {
+        if let Some(mitigator) = &mut self.core().mitigator {
+            mitigator.set_beat(beat);
+        }
+    }
+
+    /// Says what no rule may match, and whether rules are made and drop.
+    pub(super) fn set_bounds(&self, exempt: Exempt, mode: Mode) {
+        let mut core = self.core();
+        core.decider.set_exempt(exempt);
+        core.decider.set_mode(mode);
+    }
+
+    /// Takes the rules of operators, in force when this returns.
+    ///
+    /// # Errors
+    /// The rules that are not in force.
+    pub(super) fn set_operators(&self, rules: Vec<OperatorRule>) -> Result<(), Vec<Failure>> {
+        let mut core = self.core();
+        let Core { decider, mitigator: Some(mitigator), .. } = &mut *core else { return Ok(()) };
+        let result = mitigator.set_operators(rules, clock::monotonic_ns(), decider.wanted());
+        self.publish(&mut core, Vec::new());
+        result
+    }
+
+    /// Returns the rules in the kernel, and what they did.
+    pub(super) fn rules(&self) -> Arc<RulesView> {
+        Arc::clone(&self.0.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the rules that no operator made: what the next life of the daemon has to know.
+    pub(super) fn own_rules(&self) -> Vec<Wanted> {
+        let view = self.rules();
+        let own = view.rules.iter().filter(|live| !matches!(live.owner, Owner::Operator(_)));
+        own.map(|live| live.wanted.clone()).collect()
     }
 
     /// Takes the operator's word that the present load is normal.
@@ -244,8 +331,10 @@ impl Brain {
 }
 
 impl Core {
-    fn on_tick(&mut self, observed: Observed<'_>) -> Vec<Event> {
+    /// The second value is what does not work about rules, once.
+    fn on_tick(&mut self, observed: Observed<'_>) -> (Vec<Event>, Option<String>) {
         self.ticks += 1;
+        let Self { decider, mitigator, .. } = self;
         for (count, seen) in self.counts.classes.iter_mut().zip(observed.classes) {
             *count = ClassCount { packets: seen.packets, bytes: seen.bytes, dropped: seen.dropped };
         }
@@ -255,14 +344,22 @@ impl Core {
         if !self.packets.is_sorted_by_key(|packet| packet.time_ns) {
             self.packets.sort_by_key(|packet| packet.time_ns);
         }
-        self.decider.on_tick(&Tick {
+        let counted = mitigator.as_mut().map_or(&[][..], |mitigator| mitigator.counts(observed.elapsed_ns));
+        let events = decider.on_tick(&Tick {
             now: Now { mono_ns: observed.at_ns, unix_ms: observed.unix_ms },
             elapsed_ns: observed.elapsed_ns,
             counts: &self.counts,
             samples: &self.packets,
             outbound: None,
             host: observed.host.as_ref(),
-        })
+            rules: counted,
+        });
+        let now_ns = clock::monotonic_ns();
+        if let Some(gate) = &mut self.gate {
+            gate.follow(now_ns, decider.guard(), observed.host.as_ref());
+        }
+        let trouble = mitigator.as_mut().and_then(|mitigator| mitigator.follow(now_ns, decider.wanted()));
+        (events, trouble)
     }
 
     /// Counts what the metrics count.
@@ -281,6 +378,21 @@ impl Core {
                 Event::Notice { .. } => self.notices_total += 1,
                 Event::Changed { .. } | Event::Closed { .. } => {}
             }
+        }
+        self.time_mitigation();
+    }
+
+    /// Notes how long incidents took to their first rule, once for each.
+    fn time_mitigation(&mut self) {
+        let Self { decider, mitigated, mitigate_seconds, .. } = self;
+        for incident in decider.incidents() {
+            let Some(at) = incident.mitigated else { continue };
+            if mitigate_seconds.len() < TIMES && mitigated.insert(incident.id.clone()) {
+                mitigate_seconds.push(seconds(incident.began, at));
+            }
+        }
+        if mitigated.len() > decider.incidents().count() {
+            mitigated.retain(|id| decider.incidents().any(|incident| incident.id == *id));
         }
     }
 
@@ -301,6 +413,7 @@ impl Core {
             notices: self.decider.notices().cloned().collect(),
             opened: self.opened.clone(),
             detect_seconds: self.detect_seconds.clone(),
+            mitigate_seconds: self.mitigate_seconds.clone(),
             notices_total: self.notices_total,
         }
     }
@@ -311,9 +424,9 @@ impl Core {
 ///
 /// # Errors
 /// Where there is no randomness to be had.
-pub(super) fn decider(trust_after_s: u64) -> io::Result<Decider> {
+pub(super) fn decider(trust_after_s: u64, mode: Mode) -> io::Result<Decider> {
     let seed = getrandom::u64().map_err(io::Error::other)?;
-    Ok(Decider::new(Settings { trust_after_s, seed }))
+    Ok(Decider::new(Settings { trust_after_s, seed, mode }))
 }
 
 /// Returns the seconds between two instants of this boot.
@@ -354,7 +467,7 @@ mod tests {
             class: TrafficClass::TcpSyn.index() as u8,
             verdict: verdict::DROP as u8,
             reason: 0,
-            _pad: 0,
+            socket: 0,
             rule: 0,
             cpu: 0,
         };
@@ -391,7 +504,7 @@ mod tests {
 
     #[test]
     fn ticks_become_baselines_and_commands_show_at_once() {
-        let (brain, events) = Brain::new(decider(3).unwrap());
+        let (brain, events) = Brain::new(decider(3, Mode::Enforce).unwrap());
         let rate = |brain: &Brain| brain.baselines().iter().find(|v| v.class == "tcp_syn").map(|view| view.baseline);
         assert_eq!(rate(&brain), None);
         see(&brain, 0..100, 40);
@@ -414,7 +527,7 @@ mod tests {
 
     #[test]
     fn nobody_who_listens_holds_up_no_tick() {
-        let (brain, events) = Brain::new(decider(1).unwrap());
+        let (brain, events) = Brain::new(decider(1, Mode::Enforce).unwrap());
         for _ in 0..2 * PENDING {
             brain.accept();
         }

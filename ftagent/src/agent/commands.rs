@@ -36,6 +36,9 @@ impl Agent {
             Request::Allow(entry) => self.allow(entry, caller),
             Request::Unblock { prefix } => self.remove(Which::Block, prefix, caller),
             Request::Unallow { prefix } => self.remove(Which::Allow, prefix, caller),
+            Request::RuleAdd(rule) => self.add_rule(*rule, caller),
+            Request::RuleRemove { id } => self.remove_rule(id, caller),
+            Request::Explain(question) => Ok(to_value(self.explain(&question)?)?),
             Request::ConfirmFeed { name } => self.confirm(&name, caller),
             Request::Incidents { id } => Ok(to_value(self.incidents(id.as_deref())?)?),
             Request::Baseline { class } => Ok(to_value(self.baseline(class.as_deref())?)?),
@@ -53,6 +56,7 @@ impl Agent {
             block: self.store.listed(Which::Block, &self.lists, &self.clock),
             allow: self.store.listed(Which::Allow, &self.lists, &self.clock),
             feeds: self.feeds.status().cloned().collect(),
+            rules: self.rule_list(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Agent {
         self.feeds = Feeds::new(&self.config, &self.config.paths.state)?;
         self.apply_static_lists()?;
         self.refresh_services()?;
+        self.refresh_bounds();
         self.poll_feeds(true)
     }
 

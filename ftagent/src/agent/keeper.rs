@@ -17,14 +17,20 @@ use tracing::{error, info, warn};
 
 use super::brain::{self, Brain, Happened, seconds};
 use crate::{
-    decide::{Event, Incident},
-    record::{baseline, incidents::IncidentLog},
+    decide::{
+        Event, Incident,
+        mitigate::{Mode, Wanted},
+    },
+    record::{baseline, incidents::IncidentLog, rules},
 };
 
 /// Time between two checkpoints of the baseline, and to the next try after one that failed.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 /// Time between two records of an incident while it is open.
 const FOLLOW: Duration = Duration::from_secs(10);
+/// Time between two records of the rules that no operator made, while there are any: so much earlier
+/// than in the kernel they end after a crash.
+const RULES: Duration = Duration::from_secs(2);
 /// How long an end waits for the last record: a disk may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,6 +40,8 @@ pub(super) struct Keeper {
     events: Receiver<Happened>,
     state: PathBuf,
     log: IncidentLog,
+    /// The file of rules is not empty.
+    had_rules: bool,
 }
 
 /// The thread that records.
@@ -41,13 +49,25 @@ pub(super) struct Running {
     brain: Brain,
 }
 
+/// What [`open`] finds.
+pub(super) struct Opened {
+    /// The core.
+    pub brain: Brain,
+    /// What records it.
+    pub keeper: Keeper,
+    /// Rules of an earlier life that have not ended.
+    pub inherited: Vec<Wanted>,
+    /// What the operator should know about what an earlier life left.
+    pub told: Vec<String>,
+}
+
 /// Makes the core and what records it, and goes on from what an earlier life of the daemon left
-/// in the state directory. The third value is what the operator should know about that.
+/// in the state directory.
 ///
 /// # Errors
 /// Where the system has no randomness.
-pub(super) fn open(state: &Path, trust_after: Duration) -> io::Result<(Brain, Keeper, Vec<String>)> {
-    let mut decider = brain::decider(trust_after.as_secs().max(1))?;
+pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Result<Opened> {
+    let mut decider = brain::decider(trust_after.as_secs().max(1), mode)?;
     let restored = baseline::load(state, |checkpoint| decider.restore(checkpoint));
     if restored == Ok(true) {
         let learned = decider.learning();
@@ -56,9 +76,11 @@ pub(super) fn open(state: &Path, trust_after: Duration) -> io::Result<(Brain, Ke
     let (log, incidents, damage) = IncidentLog::open(state);
     decider.remember(incidents);
     let (brain, events) = Brain::new(decider);
-    let told = restored.err().into_iter().chain(damage).collect();
-    let keeper = Keeper { brain: brain.clone(), events, state: state.to_owned(), log };
-    Ok((brain, keeper, told))
+    let (inherited, lost) = rules::load(state);
+    let told = restored.err().into_iter().chain(damage).chain(lost).collect();
+    let keeper =
+        Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules: !inherited.is_empty() };
+    Ok(Opened { brain, keeper, inherited, told })
 }
 
 impl Keeper {
@@ -74,11 +96,11 @@ impl Keeper {
 
     fn run(mut self) {
         let now = Instant::now();
-        let (mut incidents_due, mut checkpoint_due) = (now, now + CHECKPOINT);
+        let (mut incidents_due, mut checkpoint_due, mut rules_due) = (now, now + CHECKPOINT, now + RULES);
         let mut changed = BTreeSet::new();
-        let [mut incidents_trouble, mut checkpoint_trouble] = [None, None];
+        let [mut incidents_trouble, mut checkpoint_trouble, mut rules_trouble] = [None, None, None];
         loop {
-            let wait = incidents_due.min(checkpoint_due).saturating_duration_since(Instant::now());
+            let wait = incidents_due.min(checkpoint_due).min(rules_due).saturating_duration_since(Instant::now());
             let mut end = None;
             match self.events.recv_timeout(wait) {
                 Ok(Happened::Event(event, incident)) => {
@@ -89,6 +111,7 @@ impl Keeper {
                     }
                     changed.extend(incident.map(|incident| incident.id.clone()));
                 }
+                Ok(Happened::Rules(what)) => warn!(%what, "Rules are not as they are wanted."),
                 Ok(Happened::Stop(done)) => end = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -102,7 +125,12 @@ impl Keeper {
                 checkpoint_trouble = self.write_checkpoint().err().map(|error| trouble("the baseline", &error));
                 checkpoint_due = now + CHECKPOINT;
             }
-            self.report(checkpoint_trouble.as_ref().or(incidents_trouble.as_ref()));
+            if end.is_some() || now >= rules_due {
+                rules_trouble = self.write_rules().err().map(|error| trouble("the rules in force", &error));
+                rules_due = now + if rules_trouble.is_some() { CHECKPOINT } else { RULES };
+            }
+            let troubles = [&checkpoint_trouble, &incidents_trouble, &rules_trouble];
+            self.report(troubles.into_iter().flatten().next());
             if let Some(done) = end {
                 // Nobody may be waiting any more.
                 let _gone = done.send(());
@@ -121,6 +149,16 @@ impl Keeper {
             return Ok(());
         }
         self.log.write(&written, &all)
+    }
+
+    /// Writes the rules that no operator made while there are any, and once more when there are none.
+    fn write_rules(&mut self) -> io::Result<()> {
+        let rules = self.brain.own_rules();
+        if !rules.is_empty() || self.had_rules {
+            rules::save(&self.state, &rules)?;
+        }
+        self.had_rules = !rules.is_empty();
+        Ok(())
     }
 
     fn write_checkpoint(&self) -> io::Result<()> {

@@ -224,6 +224,8 @@ mod tests {
             packets: 0,
             bytes: 0,
             findings: Vec::new(),
+            rules: Vec::new(),
+            mitigated: None,
             timeline: Vec::new(),
         }
     }

@@ -4,12 +4,17 @@
 //! a tick a second, one at a time. The poll loop and the metrics have threads of their own and
 //! never wait for it.
 
+mod bounds;
 pub mod brain;
 mod commands;
+mod explain;
+mod gate;
 pub mod iface;
 mod keeper;
 mod knowledge;
+mod mitigator;
 mod report;
+mod rules;
 
 use std::{
     fs::File,
@@ -42,10 +47,14 @@ use tracing::{error, info, warn};
 use self::{
     brain::Brain,
     iface::{Failures, Iface, State},
-    keeper::Keeper,
+    keeper::{Keeper, Opened},
+    rules::mode_of,
 };
 use crate::{
-    act::store::{Store, origin, unix},
+    act::{
+        operator::OperatorRules,
+        store::{Store, origin, unix},
+    },
     bpf::{
         self,
         attach::{Mode, Outcome},
@@ -82,6 +91,8 @@ pub struct Agent {
     lists: Lists,
     feeds: Feeds,
     store: Store,
+    /// The rules of operators.
+    rules: OperatorRules,
     clock: JiffyClock,
     failures: Failures,
     sources: Arc<Sources>,
@@ -107,8 +118,6 @@ pub enum Ended {
     Detached,
 }
 
-/// How old addresses and routes of this host may be when a block is checked against them.
-const FACTS_AGE: Duration = Duration::from_secs(10);
 /// Ticks (seconds) between looks at this host's listeners and the kernel's clocks.
 const SLOW_TICKS: u64 = 10;
 
@@ -141,8 +150,10 @@ impl Agent {
         if restored + adopted > 0 {
             info!(restored, adopted, "Block and allow entries were restored.");
         }
-        let (brain, keeper, told) =
-            keeper::open(&config.paths.state, config.learning.trust_after).context("seeding the decisions")?;
+        let (rules, damage) = OperatorRules::open(&config.paths.state)?;
+        warnings.extend(damage.iter().map(|damage| crate::chain(damage)));
+        let opened = keeper::open(&config.paths.state, config.learning.trust_after, mode_of(&config));
+        let Opened { brain, keeper, inherited, told } = opened.context("seeding the decisions")?;
         warnings.extend(told);
         warnings.iter().for_each(|warning| warn!("{warning}"));
         warnings.truncate(8);
@@ -157,6 +168,7 @@ impl Agent {
             lists,
             feeds,
             store,
+            rules,
             clock,
             failures,
             sources: Arc::default(),
@@ -171,6 +183,7 @@ impl Agent {
             _locks: [state_lock, pins_lock],
         };
         agent.set_sampling()?;
+        agent.open_rules(inherited)?;
         agent.apply_static_lists()?;
         agent.poll_feeds(true)?;
         agent.refresh_services()?;
@@ -280,6 +293,7 @@ impl Agent {
             let seen = snapshot.ifaces.iter().find(|s| s.slot == iface.slot).map_or(0, |s| s.total.seen());
             iface::watch(iface, &self.pins, &mut self.failures, window, seen);
         }
+        self.end_rules();
         let every = self.config.feed.reload_interval.as_secs().max(1);
         if self.ticks.is_multiple_of(every)
             && let Err(error) = self.poll_feeds(false)
@@ -298,6 +312,7 @@ impl Agent {
         {
             warn!(error = crate::chain(&error), "Reading the kernel's clocks failed.");
         }
+        self.refresh_bounds();
         if let Err(error) = self.store.sweep(&mut self.lists) {
             warn!(
                 error = crate::chain(&error),
@@ -403,16 +418,6 @@ impl Agent {
         })
     }
 
-    /// Returns what operator input and feeds are checked against. Who operates is read anew each
-    /// time; addresses and routes, which may be a full table, every ten seconds at most.
-    fn guard(&mut self) -> Guard {
-        match &mut self.facts {
-            Some((at, facts)) if at.elapsed() < FACTS_AGE => facts.refresh_operators(&self.host),
-            stale => *stale = Some((Instant::now(), HostFacts::read(&self.host))),
-        }
-        self.facts.as_ref().map_or_else(|| Guard::from(&HostFacts::default()), |(_, facts)| Guard::from(facts))
-    }
-
     /// Looks at the feed files and, where one changed or `anyway`, replaces the feeds in the kernel.
     fn poll_feeds(&mut self, anyway: bool) -> Result<()> {
         if !anyway && !self.feeds.any_file_changed() {
@@ -496,6 +501,7 @@ impl Agent {
             feeds_held: self.feeds.status().filter(|feed| feed.state == FeedState::Held).count(),
             config_loaded: unix(self.config_loaded),
             detection: self.detection(),
+            mitigation: self.mitigation_metrics(),
         };
         *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }

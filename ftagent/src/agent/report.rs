@@ -39,7 +39,10 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
-            mitigation: mitigation(self.config.mitigation.mode),
+            mitigation: Mitigation {
+                mode: mode_name(self.config.mitigation.mode).to_owned(),
+                state: self.mitigation_state(),
+            },
             interfaces: self
                 .ifaces
                 .iter()
@@ -77,6 +80,7 @@ impl Agent {
         unprotected
             .chain(held)
             .chain(unsaved)
+            .chain(self.rules_trouble())
             .chain(self.brain.trouble())
             .chain(errors)
             .chain(self.warnings.iter().cloned())
@@ -84,21 +88,12 @@ impl Agent {
     }
 }
 
-fn mitigation(mode: MitigationMode) -> Mitigation {
-    let (mode, state) = match mode {
-        MitigationMode::Auto => (
-            "auto",
-            "attacks are detected and named; only lists and feeds drop (this version makes no rules by itself)",
-        ),
-        MitigationMode::Observe => {
-            ("observe", "attacks are detected and named; only lists and feeds drop, as this mode wants it")
-        }
-        MitigationMode::Enforce => (
-            "enforce",
-            "attacks are detected and named; only lists and feeds drop, because this version makes no rules by itself",
-        ),
-    };
-    Mitigation { mode: mode.to_owned(), state: state.to_owned() }
+fn mode_name(mode: MitigationMode) -> &'static str {
+    match mode {
+        MitigationMode::Auto => "auto",
+        MitigationMode::Observe => "observe",
+        MitigationMode::Enforce => "enforce",
+    }
 }
 
 fn state(iface: &Iface) -> String {

@@ -222,6 +222,8 @@ pub mod tests {
             packets: 3_480_000,
             bytes: 222_720_000,
             findings: vec![finding],
+            rules: Vec::new(),
+            mitigated: None,
             timeline: vec![
                 Entry { at: at(0), what: "opened as syn_flood".to_owned() },
                 Entry { at: at(4_200), what: "severity rose to high".to_owned() },

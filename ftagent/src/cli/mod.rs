@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod detach;
 mod doctor;
+mod explain;
 mod feeds;
 mod incidents;
 mod plot;
@@ -45,8 +46,10 @@ enum Command {
     Unblock(block::Target),
     /// Let everything from an address or prefix pass, whatever else says drop.
     Allow(block::Allow),
-    /// List what blocks and allows.
-    Rules,
+    /// List what drops, limits and allows; add or remove a rule.
+    Rules(rules::Args),
+    /// Say what would happen to a packet, and why.
+    Explain(explain::Args),
     /// Show block-list files, or accept one that is held.
     Feeds(feeds::Args),
     /// List attacks that were found, or show one with all its evidence.
@@ -82,7 +85,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Block(args) => block::block(cli, args),
         Command::Unblock(args) => block::unblock(cli, args),
         Command::Allow(args) => block::allow(cli, args),
-        Command::Rules => rules::run(cli),
+        Command::Rules(args) => rules::run(cli, args),
+        Command::Explain(args) => explain::run(cli, args),
         Command::Feeds(args) => feeds::run(cli, args),
         Command::Incidents(args) => incidents::run(cli, args),
         Command::Baseline(args) => baseline::run(cli, args),

@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 
 use super::Cli;
-use crate::replay::{Options, run as replay};
+use crate::{
+    replay::{Options, run as replay},
+    rule::FlowMatch,
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -17,6 +20,9 @@ pub struct Args {
     /// A scenario instead: sources, rates, rewriting, configuration.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
+    /// Drop what this matches from the start on, beside what the agent decides: `udp sport 123`.
+    #[arg(long, value_name = "MATCH")]
+    drop: Vec<FlowMatch>,
     /// Write the packets that passed to this pcap file.
     #[arg(long, value_name = "FILE")]
     out_passed: Option<PathBuf>,
@@ -34,6 +40,7 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
         captures: args.captures.clone(),
         scenario: args.scenario.clone(),
         config: cli.config.clone(),
+        drop: args.drop.clone(),
         out_passed: args.out_passed.clone(),
         out_dropped: args.out_dropped.clone(),
     })

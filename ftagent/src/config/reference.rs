@@ -87,9 +87,9 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "block",
-        doc: "How long blocks last that operators make.",
+        doc: "How long blocks and rules last that operators make.",
         keys: &[
-            row("block.default_duration", DURATION, "", "The duration of a block for which none is given."),
+            row("block.default_duration", DURATION, "", "The duration of a block or rule for which none is given."),
             row("block.max_duration", DURATION, "", "The longest that may be asked for; at most 365 days."),
         ],
     },

@@ -7,6 +7,7 @@
 //! | `GET /healthz` | 200 while the poll loop ticks, else 503 |
 
 mod detection;
+mod mitigation;
 
 use std::{
     io,
@@ -25,6 +26,7 @@ use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Regis
 use crate::sense::poll::Shared;
 
 pub use detection::Detection;
+pub use mitigation::Mitigation;
 
 /// A poll loop that has not ticked for this long is not healthy.
 const STALE: Duration = Duration::from_secs(2);
@@ -42,6 +44,8 @@ pub struct Facts {
     pub config_loaded: u64,
     /// What the functional core knows and has found.
     pub detection: Detection,
+    /// What is done about it.
+    pub mitigation: Mitigation,
 }
 
 /// What a scrape reads.
@@ -54,7 +58,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 24] = [
+pub const METRICS: [(&str, &str); 28] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -87,6 +91,17 @@ pub const METRICS: [(&str, &str); 24] = [
     ("ftagent_incidents_total", "Incidents that opened since the daemon started, by attack vector."),
     ("ftagent_incident_active", "Incidents that are open now, by attack vector; 0 where there is none."),
     ("ftagent_time_to_detect_seconds", "Time from the first packet above normal to the opening of the incident."),
+    (
+        "ftagent_time_to_mitigate_seconds",
+        "Time from the first packet above normal to the first rule that drops, of incidents that got one.",
+    ),
+    ("ftagent_rules", "Rules by plane (xdp: the kernel program) and state: shadow (it counts), enforcing, failed."),
+    ("ftagent_rule_drift", "Rules that are wanted minus rules that the kernel has; it should be 0."),
+    (
+        "ftagent_rule_packets_total",
+        "Packets that matched a rule since the daemon started, by the rule's slot; only slots that were used. Slots \
+         are used again.",
+    ),
     (
         "ftagent_notices_total",
         "Things to know that are no attack since the daemon started, such as load that looks human.",
@@ -169,6 +184,7 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     counters(&scrape, &sources.shared)?;
     let facts = sources.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     detection::families(&scrape, &facts.detection)?;
+    mitigation::families(&scrape, &facts.mitigation)?;
     let info = scrape.gauge("ftagent_xdp_info", &["interface", "mode"])?;
     for (name, mode, attached) in &facts.ifaces {
         if *attached {

@@ -14,9 +14,13 @@ use crate::{
         baseline::{Learning, View},
         destinations::DestinationView,
         incident,
+        mitigate::{Measured, Predicted},
     },
     feeds::FeedStatus,
+    rule::{Action, FlowMatch, Origin, Rule},
 };
+
+pub use super::explain::{Explain, Explained, Explanation, Frame, ListHit, RuleVerdict, Verdict};
 
 /// Bytes of a request at most. The largest is a baseline of every class with every hour of its
 /// week: about 5 MB.
@@ -44,6 +48,15 @@ pub enum Request {
         /// Exactly the prefix that was allowed.
         prefix: IpNet,
     },
+    /// Make a rule.
+    RuleAdd(Box<NewRule>),
+    /// Remove an operator's rule.
+    RuleRemove {
+        /// Its number.
+        id: u32,
+    },
+    /// Say what would happen to packets, and why: [`Explained`].
+    Explain(Explain),
     /// Accept a feed that is held because it changed by more than half.
     ConfirmFeed {
         /// The feed's name.
@@ -89,6 +102,25 @@ pub struct Entry {
     /// The prefix.
     pub prefix: IpNet,
     /// How long it lasts, seconds; absent: the configured default for blocks, for ever for allows.
+    pub for_s: Option<u64>,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Do it although the checks on operator input object.
+    pub force: bool,
+    /// The peer of the caller's SSH session, if it has one.
+    pub ssh_client: Option<IpAddr>,
+}
+
+/// A rule to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRule {
+    /// What it matches.
+    #[serde(rename = "match")]
+    pub matches: FlowMatch,
+    /// What it does.
+    pub action: Action,
+    /// How long it lasts, seconds; absent: as blocks do.
     pub for_s: Option<u64>,
     /// Why; may be empty.
     pub reason: String,
@@ -255,6 +287,63 @@ pub struct Rules {
     pub allow: Vec<Listed>,
     /// Feeds.
     pub feeds: Vec<FeedStatus>,
+    /// Rules, in the order in which they are tried.
+    #[serde(default)]
+    pub rules: Vec<RuleStatus>,
+}
+
+/// A rule, and what it does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its number: those of operators are by themselves, those of incidents belong to the daemon's
+    /// present life.
+    pub id: u32,
+    /// What it matches, as text.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// What it does, as text; of a rule in shadow, what it is to do.
+    pub action: String,
+    /// Who made it.
+    pub origin: Origin,
+    /// Why.
+    pub reason: String,
+    /// `enforcing`, `counting` (it is there to count), `shadow` (it counts before it drops),
+    /// `inherited` (of an earlier life of the daemon) or `failed`.
+    pub state: String,
+    /// Why it is not in force, where it is not.
+    pub problem: Option<String>,
+    /// When an operator made it, seconds since the epoch.
+    pub since_unix: Option<u64>,
+    /// Seconds until it ends; absent: with its attack.
+    pub ends_s: Option<u64>,
+    /// Packets that matched since the daemon started.
+    pub packets: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// Bytes of those.
+    pub dropped_bytes: u64,
+    /// Packets a second that match.
+    pub pps: f64,
+    /// What was expected of a rule of an incident.
+    pub predicted: Option<Predicted>,
+    /// What it did.
+    pub measured: Option<Measured>,
+}
+
+impl RuleStatus {
+    /// A rule that did nothing yet.
+    pub fn new(rule: &Rule, state: &str) -> Self {
+        Self {
+            matches: rule.matches.to_string(),
+            action: rule.action.to_string(),
+            origin: rule.origin.clone(),
+            reason: rule.reason.clone(),
+            state: state.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What `ftagent incidents` shows.

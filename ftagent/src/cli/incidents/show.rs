@@ -8,11 +8,13 @@ use super::{between, lasted, vectors};
 use crate::{
     cli::{
         plot::Screen,
+        rules::expectation,
         text::{ago, aligned, clock, count, percent, rate, several, short, span, utc, wrapped},
     },
     decide::{
         Incident, Metric, Severity,
         classify::{Evidence, Finding, Share},
+        mitigate::Phase,
     },
 };
 
@@ -24,6 +26,8 @@ const VALUES: usize = 8;
 const WORTH_BLOCKING: f64 = 0.1;
 /// Blocks that are proposed at most.
 const PROPOSED: usize = 3;
+/// Rules that were considered and not chosen, at most.
+const RUNNERS_UP: usize = 3;
 /// From this distance on, times are told with their date, milliseconds.
 const DATED_MS: i64 = 20 * 3_600_000;
 
@@ -45,6 +49,7 @@ pub fn render(incident: &Incident, now_ms: i64, screen: Screen) -> String {
     for finding in &incident.findings {
         text.push_str(&finding_text(finding, screen));
     }
+    text.push_str(&rules(incident));
     text.push_str(&timeline(incident));
     if incident.is_open() {
         text.push_str(&advice(incident));
@@ -80,6 +85,10 @@ fn summary(incident: &Incident, now_ms: i64) -> Vec<(&'static str, String)> {
     rows.push(("peak", rates(incident.peak_pps, incident.peak_bps)));
     let total = format!("{} packets, {}B, drops included", count(incident.packets), short(incident.bytes as f64));
     rows.push(("in all", total));
+    if let Some(mitigated) = incident.mitigated {
+        let after = span(between(incident.began, mitigated));
+        rows.push(("mitigated", format!("{}, {after} after it began", when(mitigated.unix_ms))));
+    }
     if let Some(tool) = &incident.tool {
         rows.push(("looks like", format!("{tool} (a hint, nothing is decided by it)")));
     }
@@ -192,6 +201,40 @@ fn readable(hex: &str) -> String {
     }
 }
 
+/// The rules against it, with what was expected of each and what came.
+fn rules(incident: &Incident) -> String {
+    if incident.rules.is_empty() {
+        return String::new();
+    }
+    let state = |state: Phase| match state {
+        Phase::Shadow => "counts, and drops nothing yet",
+        Phase::Enforcing => "in force",
+        Phase::Withdrawn => "withdrawn",
+        Phase::Ended => "ended",
+    };
+    let mut text = "\nrules\n".to_owned();
+    for rule in &incident.rules {
+        text.push_str(&format!("  {}  {} then {}: {}\n", rule.id, rule.matches, rule.action, state(rule.state)));
+        if !rule.reason.is_empty() {
+            text.push_str(&format!("     {}\n", rule.reason));
+        }
+        text.push_str(&format!("     predicted {}\n", expectation(&rule.predicted)));
+        let measured = &rule.measured;
+        text.push_str(&format!(
+            "     measured  {} of the attack's packets; {} matched, {} dropped ({}B); {}\n",
+            percent(measured.attack_share),
+            count(measured.packets),
+            count(measured.dropped),
+            short(measured.dropped_bytes as f64),
+            several(measured.benign_flows, "flow") + " known from before"
+        ));
+        for other in rule.runners_up.iter().take(RUNNERS_UP) {
+            text.push_str(&format!("     instead of {}: {}\n", other.matches, expectation(&other.predicted)));
+        }
+    }
+    text
+}
+
 fn timeline(incident: &Incident) -> String {
     if incident.timeline.is_empty() {
         return String::new();
@@ -207,7 +250,12 @@ fn timeline(incident: &Incident) -> String {
 
 /// What an operator can do now.
 fn advice(incident: &Incident) -> String {
-    let mut text = "\nNothing drops because of this incident by itself: this version makes no rules.\n".to_owned();
+    let in_force = incident.rules.iter().filter(|rule| rule.state == Phase::Enforcing).count();
+    if in_force > 0 {
+        let rules = several(in_force as u64, "rule");
+        return format!("\n{rules} in force against it. If this load is ordinary after all: ftagent baseline accept\n");
+    }
+    let mut text = "\nNo rule is in force against it: `ftagent status` says what the mode means now.\n".to_owned();
     if incident.severity == Severity::Info {
         return text;
     }
@@ -245,6 +293,7 @@ mod tests {
         super::tests::{NOON, at, incident},
         *,
     };
+    use crate::decide::mitigate::{Measured, Predicted, RuleReport, RunnerUp};
 
     const TERMINAL: Screen = Screen { width: 100, unicode: true };
 
@@ -276,13 +325,51 @@ mod tests {
             "  12:00:00.000  +0.2 s  opened as syn_flood",
             "  12:00:04.200  +4.4 s  severity rose to high",
             "",
-            "Nothing drops because of this incident by itself: this version makes no rules.",
+            "No rule is in force against it: `ftagent status` says what the mode means now.",
             "  ftagent block 198.18.0.0/16 --for 10m           drops about 60 %",
             "  ftagent block 203.0.113.7/32 --for 10m          drops about 12 %",
             "If this load is ordinary after all: ftagent baseline accept",
             "",
         ];
         assert_eq!(render(&incident(), NOON + 72_000, TERMINAL), wanted.join("\n"));
+    }
+
+    #[test]
+    fn rules_are_told_with_what_was_expected() {
+        let predicted = Predicted { attack_share: 0.98, clean_share: 0.0, uncertain_share: 0.0, clean_flows: 1500 };
+        let measured = Measured {
+            packets: 12_000,
+            dropped: 11_000,
+            dropped_bytes: 5_200_000,
+            pps: 400.0,
+            attack_share: 0.97,
+            benign_flows: 0,
+        };
+        let other = RunnerUp { matches: "udp sport 123".to_owned(), predicted };
+        let rule = RuleReport {
+            id: 1,
+            matches: "udp sport 123 len 468".to_owned(),
+            action: "drop".to_owned(),
+            state: Phase::Enforcing,
+            reason: "the fewest packets of others".to_owned(),
+            predicted,
+            measured,
+            runners_up: vec![other],
+        };
+        let one = Incident { rules: vec![rule], mitigated: Some(at(300)), ..incident() };
+        let text = render(&one, NOON + 72_000, TERMINAL);
+        let wanted = [
+            "rules",
+            "  1  udp sport 123 len 468 then drop: in force",
+            "     the fewest packets of others",
+            "     predicted 98 % of the attack's packets, 0 % of clean traffic (from 1 500 clean flows)",
+            "     measured  97 % of the attack's packets; 12 000 matched, 11 000 dropped (5.20 MB); 0 flows known from before",
+            "     instead of udp sport 123: 98 % of the attack's packets, 0 % of clean traffic (from 1 500 clean flows)",
+            "",
+        ];
+        assert!(text.contains(&wanted.join("\n")), "{text}");
+        assert!(text.contains("1 rule in force against it") && !text.contains("ftagent block"), "{text}");
+        assert!(text.contains("  mitigated       2026-08-01 12:00:00 UTC (1 min ago), "), "{text}");
     }
 
     #[test]

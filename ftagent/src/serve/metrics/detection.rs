@@ -9,7 +9,7 @@ use crate::decide::{Metric, Vector, baseline::View};
 
 /// Upper bounds of the histogram, seconds. The promise is 0.3 s at ten times the baseline and 2 s
 /// at three times.
-const BUCKETS: [f64; 10] = [0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
+pub(super) const BUCKETS: [f64; 10] = [0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
 /// Every state of learning.
 const STATES: [&str; 3] = ["new", "learning", "learned"];
 
