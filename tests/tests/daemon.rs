@@ -6,6 +6,8 @@
 mod detection;
 #[path = "daemon/feeds.rs"]
 mod feeds;
+#[path = "daemon/guard.rs"]
+mod guard;
 #[path = "daemon/knowledge.rs"]
 mod knowledge;
 #[path = "daemon/learning.rs"]
@@ -16,6 +18,8 @@ mod life;
 mod probation;
 #[path = "daemon/refusals.rs"]
 mod refusals;
+#[path = "daemon/rules.rs"]
+mod rules;
 
 use std::{
     fs,

@@ -12,8 +12,8 @@ use ftagent_tests::evaluate::{
     run::{all_cases, missing, run_cases},
 };
 
-/// Replays the named cases and returns what is wrong with each.
-fn wrong(names: &[String]) -> Option<Vec<String>> {
+/// Replays the named cases and returns what is wrong with each; with what is removed, where that is asked for.
+fn wrong(names: &[String], removal: bool) -> Option<Vec<String>> {
     if let Some(missing) = missing() {
         println!("skipped {} scenarios: {missing}", names.len());
         return None;
@@ -23,14 +23,18 @@ fn wrong(names: &[String]) -> Option<Vec<String>> {
     let find = |name: &String| all.iter().find(|case| case.name == *name).unwrap_or_else(|| panic!("no case {name}"));
     let cases: Vec<Case> = names.iter().map(|name| find(name).clone()).collect();
     let outcomes = run_cases(&cases, dir.path(), 2, &|_, _| ()).unwrap();
-    let failed = outcomes.iter().filter(|outcome| !outcome.right);
-    Some(failed.map(|outcome| format!("{}: {}", outcome.name, outcome.problems.join("; "))).collect())
+    let told = outcomes.iter().map(|outcome| {
+        let removed = outcome.mitigation.iter().filter(|_| removal).flat_map(|mitigation| &mitigation.problems);
+        (&outcome.name, outcome.problems.iter().chain(removed).cloned().collect::<Vec<_>>())
+    });
+    let failed = told.filter(|(_, problems)| !problems.is_empty());
+    Some(failed.map(|(name, problems)| format!("{name}: {}", problems.join("; "))).collect())
 }
 
 #[test]
 fn nothing_ordinary_opens_an_incident() {
     let list = List::load().unwrap();
-    if let Some(wrong) = wrong(&list.ci.ordinary) {
+    if let Some(wrong) = wrong(&list.ci.ordinary, false) {
         assert_eq!(wrong, Vec::<String>::new());
     }
 }
@@ -38,7 +42,15 @@ fn nothing_ordinary_opens_an_incident() {
 #[test]
 fn what_is_expected_to_hold_holds() {
     let list = List::load().unwrap();
-    if let Some(wrong) = wrong(&list.ci.held) {
+    if let Some(wrong) = wrong(&list.ci.held, false) {
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn attacks_are_removed_and_nobody_else() {
+    let list = List::load().unwrap();
+    if let Some(wrong) = wrong(&list.ci.removed, true) {
         assert_eq!(wrong, Vec::<String>::new());
     }
 }
@@ -78,7 +90,8 @@ fn the_list_is_sound() {
     }
     let simulated: Vec<_> = ftagent_tests::simulate::ALL.iter().map(|(id, name, _)| format!("{id}/{name}")).collect();
     for key in list.known.keys() {
-        let prefix = key.trim_end_matches('*');
+        // What is removed is judged apart from what is detected.
+        let prefix = key.trim_start_matches("removal/").trim_end_matches('*');
         let mut all = names.iter().copied().chain(simulated.iter().map(String::as_str));
         assert!(all.any(|name| name.starts_with(prefix)), "known.toml: there is no scenario {key}");
     }

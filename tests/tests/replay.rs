@@ -81,7 +81,7 @@ fn project_scenario(name: &str, captures: &Path) -> Report {
 #[test]
 fn the_same_scenario_gives_the_same_bytes() {
     let Some(captures) = captures() else { return };
-    for name in ["web_and_syn_flood.toml", "listed_botnet.toml", "carpet_bombing.toml"] {
+    for name in ["web_and_syn_flood.toml", "listed_botnet.toml", "carpet_bombing.toml", "m03_another_signature.toml"] {
         let first = project_scenario(name, &captures);
         let second = project_scenario(name, &captures);
         assert_eq!(json(&first), json(&second), "{name}");
@@ -113,7 +113,10 @@ fn only_the_listed_source_is_dropped_and_the_report_says_when() {
     assert_eq!((&incident["vector"], &incident["vectors"]), (&"udp_flood".into(), &serde_json::json!(["udp_flood"])));
     let opened = incident["opened_ms"].as_u64().unwrap();
     assert!((2000..2500).contains(&opened), "{opened}");
-    assert_eq!((&incident["closed_ms"], &incident["rules"]), (&Value::Null, &Value::Array(vec![])));
+    assert_eq!(incident["closed_ms"], Value::Null);
+    // The list comes first: nothing is left for a rule.
+    let rules = incident["rules"].as_array().unwrap();
+    assert!(rules.iter().all(|rule| rule["measured"]["packets"] == 0), "{rules:?}");
     let [game, botnet] = report["sources"].as_array().unwrap().as_slice() else { panic!("{report}") };
     assert_eq!((&game["label"], &game["packets"]), (&"benign".into(), &2400.into()));
     assert_eq!((&game["dropped_packets"], &game["first_drop_ms"]), (&0.into(), &Value::Null));
@@ -121,6 +124,29 @@ fn only_the_listed_source_is_dropped_and_the_report_says_when() {
     assert_eq!((&botnet["label"], &botnet["packets"]), (&"attack".into(), &22_000.into()));
     assert_eq!((&botnet["dropped_packets"], &botnet["first_drop_ms"]), (&22_000.into(), &2000.into()));
     assert_eq!(botnet["dropped_bytes"], botnet["bytes"]);
+}
+
+/// The report says which rules were made, what was expected of them and what came; what they dropped is
+/// what the sources lost.
+#[test]
+fn rules_are_reported_with_what_they_did() {
+    let Some(captures) = captures() else { return };
+    let report = project_scenario("m03_another_signature.toml", &captures);
+    let [incident] = report.incidents.as_slice() else { panic!("{:?}", report.incidents) };
+    let mitigated = incident.mitigated_ms.unwrap();
+    let first_drop = report.sources.iter().filter_map(|source| source.first_drop_ms).min().unwrap();
+    assert!(first_drop >= incident.opened_ms && first_drop < incident.opened_ms + 300, "{first_drop}");
+    assert!(mitigated > first_drop && mitigated <= first_drop + 100, "the end of that tick: {mitigated}");
+    let dropped: u64 = report.sources.iter().map(|source| source.counts.dropped_packets).sum();
+    assert_eq!(incident.rules.iter().map(|rule| rule.measured.dropped).sum::<u64>(), dropped);
+    let value: Value = serde_json::from_str(&json(&report)).unwrap();
+    for rule in value["incidents"][0]["rules"].as_array().unwrap() {
+        for key in ["id", "match", "action", "state", "predicted", "measured"] {
+            assert!(!rule[key].is_null(), "{key}: {rule}");
+        }
+        let line = format!("{} {}", rule["action"].as_str().unwrap(), rule["match"].as_str().unwrap());
+        assert!(report.to_table().contains(&line), "{line}");
+    }
 }
 
 #[test]
@@ -206,6 +232,7 @@ fn outputs_hold_every_packet_once_and_can_be_replayed() {
         out_passed: Some(desk.path("passed.pcap")),
         out_dropped: Some(desk.path("dropped.pcap")),
         scenario: None,
+        drop: Vec::new(),
     };
     let report = run(&options).unwrap();
     let dropped: u64 = report.sources.iter().map(|source| source.counts.dropped_packets).sum();
@@ -221,6 +248,33 @@ fn outputs_hold_every_packet_once_and_can_be_replayed() {
         assert_eq!(count(&dropped_again), class.counts.dropped_packets, "{}", class.name);
         assert_eq!(count(&passed_again) + count(&dropped_again), class.counts.packets, "{}", class.name);
     }
+}
+
+/// What an operator gives with `--drop` is in force from the first packet on, and drops nothing else.
+#[test]
+fn given_rules_drop_what_they_match() {
+    let Some(captures) = captures() else { return };
+    let play = |drop: &[&str]| {
+        let drop = drop.iter().map(|text| text.parse().unwrap()).collect();
+        run(&Options { captures: vec![captures.join(WEB), captures.join(UDP_FLOOD)], drop, ..Options::default() })
+            .unwrap()
+    };
+    let dropped = |report: &Report| report.sources.iter().map(|s| s.counts.dropped_packets).collect::<Vec<_>>();
+    let report = play(&["udp dport 0 len 28", "ip6"]);
+    assert_eq!(dropped(&report), [0, 10_000]);
+    assert_eq!(report.sources[1].first_drop_ms, Some(0));
+    let rules: Vec<_> = report.rules.iter().map(|rule| (rule.matches.as_str(), rule.packets, rule.dropped)).collect();
+    assert_eq!(rules, [("udp dport 0 len 28", 10_000, 10_000), ("ip6", 0, 0)]);
+    assert!(report.to_table().contains("drop udp dport 0 len 28"), "{}", report.to_table());
+    assert_eq!(dropped(&play(&["udp dport 1", "tcp dport 0"])), [0, 0]);
+    let web = play(&["tcp"]);
+    let tcp: u64 = web
+        .classes
+        .iter()
+        .filter(|c| c.name.starts_with("tcp") || c.name == "http_request")
+        .map(|c| c.counts.packets)
+        .sum();
+    assert_eq!(dropped(&web), [tcp, 0]);
 }
 
 #[test]

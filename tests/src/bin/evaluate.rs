@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use ftagent_tests::{
     evaluate::{
-        compose::Case,
+        compose::{Case, Kind},
         list::List,
         report::Board,
         run::{all_cases, missing, quick, run_cases, work_dir},
@@ -48,6 +48,8 @@ enum Subset {
     All,
     /// Every attack once, a third of what is ordinary, the short behaviours: minutes.
     Ci,
+    /// Every attack once, and what must be done about attacks: whether rules remove what they should.
+    Removal,
 }
 
 fn main() -> Result<()> {
@@ -58,8 +60,15 @@ fn main() -> Result<()> {
     let list = List::load()?;
     let dir = work_dir();
     let mut cases = all_cases(&list, &dir)?;
-    if args.subset == Subset::Ci {
+    if args.subset != Subset::All {
         cases = quick(cases);
+    }
+    if args.subset == Subset::Removal {
+        cases.retain(|case| match &case.kind {
+            Kind::Attack { .. } => true,
+            Kind::Benign => false,
+            Kind::Behaviour(behaviour) => behaviour.id.starts_with('M'),
+        });
     }
     let wanted = |name: &str| args.only.as_ref().is_none_or(|pattern| name.contains(pattern.as_str()));
     cases.retain(|case| wanted(&case.name));
@@ -85,6 +94,7 @@ fn main() -> Result<()> {
         (Some(pattern), _) => format!("*{pattern}*"),
         (None, Subset::All) => "all".to_owned(),
         (None, Subset::Ci) => "ci".to_owned(),
+        (None, Subset::Removal) => "removal".to_owned(),
     };
     let board = Board::new(&subset, &list, &cases, &outcomes, simulations);
     print(&args, &board, &cases, &outcomes)?;
@@ -95,7 +105,7 @@ fn main() -> Result<()> {
 fn simulated(args: &Args, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Finding>> {
     // What a quick look runs takes seconds.
     let skipped =
-        |name: &str| args.no_simulations || args.subset == Subset::Ci && matches!(name, "month" | "adversary");
+        |name: &str| args.no_simulations || args.subset != Subset::All && matches!(name, "month" | "adversary");
     let mut findings = Vec::new();
     for (id, name, simulation) in simulate::ALL {
         if !skipped(name) && wanted(&format!("{id}/{name}")) {

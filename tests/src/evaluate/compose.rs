@@ -54,6 +54,8 @@ pub enum Kind {
         window_ms: (u64, u64),
         /// Whether it is a real capture.
         real: bool,
+        /// Whether a field holds one value.
+        constant: bool,
     },
     /// No incident.
     Benign,
@@ -208,6 +210,7 @@ fn attack_case(
         background: background.name.clone(),
         window_ms: (start, stop),
         real: attack.file.is_some(),
+        constant: !attack.constant.is_empty(),
     };
     Ok(Case { name, kind, text, needs, weight })
 }

@@ -174,7 +174,7 @@ pub struct Benign {
     pub background: String,
 }
 
-/// `behaviours.toml`.
+/// `behaviours.toml`, or `mitigation.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Behaviours {
@@ -186,7 +186,7 @@ pub struct Behaviours {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Behaviour {
-    /// V1 to V22.
+    /// V1 to V22 of what is detected, M1 and on of what is done about it.
     pub id: String,
     /// The scenario, beside the list.
     pub file: Option<String>,
@@ -218,6 +218,28 @@ pub struct Behaviour {
     pub ramp: Option<Ramp>,
     /// The rate that the ramp may have reached when the incident opens.
     pub below_pps: Option<f64>,
+    /// What has to be removed of the attack.
+    pub removal: Vec<RemovalBound>,
+    /// The most that may be lost of everything that is benign, per cent.
+    pub lost_percent: Option<f64>,
+    /// Sources that may lose 0.1 % each at most.
+    pub spared: Vec<String>,
+    /// Not one packet may be dropped.
+    pub drops_nothing: bool,
+    /// No rule may be left at the end.
+    pub rules_end: bool,
+}
+
+/// What has to be removed of an attack.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovalBound {
+    /// When the attack, or a part of it, begins and ends.
+    pub window_ms: (u64, u64),
+    /// What passes so soon after the beginning does not count.
+    pub settle_ms: u64,
+    /// At least this much of the rest, per cent.
+    pub percent: f64,
 }
 
 /// Geometric growth.
@@ -246,7 +268,7 @@ pub struct List {
     pub dir: PathBuf,
     /// `matrix.toml`.
     pub matrix: Matrix,
-    /// `behaviours.toml`.
+    /// `behaviours.toml` and `mitigation.toml`.
     pub behaviours: Vec<Behaviour>,
     /// `known.toml`: why a scenario falls short, by its name. A name that ends in `*` stands for
     /// all that begin so.
@@ -263,6 +285,8 @@ pub struct Ci {
     pub held: Vec<String>,
     /// Ordinary traffic.
     pub ordinary: Vec<String>,
+    /// Attacks that have to be removed, too.
+    pub removed: Vec<String>,
 }
 
 impl List {
@@ -273,7 +297,9 @@ impl List {
     pub fn load() -> Result<Self> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
         let matrix = read(&dir.join("matrix.toml"))?;
-        let Behaviours { behaviour: behaviours } = read(&dir.join("behaviours.toml"))?;
+        let Behaviours { behaviour: mut behaviours } = read(&dir.join("behaviours.toml"))?;
+        let Behaviours { behaviour: mitigated } = read(&dir.join("mitigation.toml"))?;
+        behaviours.extend(mitigated);
         let known = read(&dir.join("known.toml"))?;
         let ci = read(&dir.join("ci.toml"))?;
         Ok(Self { dir, matrix, behaviours, known, ci })

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     compose::{Case, Kind},
     list::List,
+    mitigation::Summary,
     score::Outcome,
 };
 use crate::simulate::Finding;
@@ -50,7 +51,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(mut times: Vec<f64>) -> Self {
+    /// Adds times up.
+    pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
         // The nearest rank: no time is reported that was not measured.
         let at = |share: f64| {
@@ -91,6 +93,8 @@ pub struct Board {
     pub by_background: BTreeMap<String, Tally>,
     /// Expected vector, then what was reported, then how often.
     pub confusion: BTreeMap<String, BTreeMap<String, usize>>,
+    /// What was done about the attacks, and what simpler defences would have done.
+    pub mitigation: Summary,
     /// By intensity.
     pub latency: BTreeMap<String, Latency>,
     /// Ordinary traffic without an incident.
@@ -101,7 +105,7 @@ pub struct Board {
     pub benign_hours: f64,
     /// Behaviours.
     pub behaviours: Tally,
-    /// V1 to V22, one line each.
+    /// V1 to V22 and M1 and on, one line each.
     pub by_behaviour: Vec<(String, bool, String)>,
     /// What was simulated.
     pub simulations: Vec<Finding>,
@@ -127,6 +131,7 @@ impl Board {
             by_attack: BTreeMap::new(),
             by_background: BTreeMap::new(),
             confusion: BTreeMap::new(),
+            mitigation: Summary::default(),
             latency: BTreeMap::new(),
             benign: Tally::default(),
             false_incidents: 0,
@@ -146,7 +151,15 @@ impl Board {
                 let reason = list.reason(&name).map(str::to_owned);
                 board.failures.push(Failure { name, problems, reason });
             }
+            if let Some(mitigation) = outcome.mitigation.as_ref().filter(|mitigation| !mitigation.problems.is_empty()) {
+                let (name, problems) = (format!("removal/{}", outcome.name), mitigation.problems.clone());
+                let reason = list.reason(&name).map(str::to_owned);
+                board.failures.push(Failure { name, problems, reason });
+            }
         }
+        let mitigated =
+            cases.iter().zip(outcomes).filter_map(|(case, outcome)| Some((case, outcome.mitigation.as_ref()?)));
+        board.mitigation = Summary::new(mitigated);
         board.latency = times.into_iter().map(|(name, times)| (name, Latency::of(times))).collect();
         board.add_other_behaviours(list);
         board
@@ -213,9 +226,9 @@ impl Board {
                 self.failures.push(Failure { name, problems: vec![finding.summary.clone()], reason });
             }
         }
-        // V2 before V10.
-        let number = |id: &str| id.trim_start_matches('V').split(' ').next().and_then(|n| n.parse::<u32>().ok());
-        self.by_behaviour.sort_by_key(|(id, ..)| (number(id), id.clone()));
+        // V2 before V10, and M1 after both.
+        let number = |id: &str| id.get(1..)?.split(' ').next()?.parse::<u32>().ok();
+        self.by_behaviour.sort_by_key(|(id, ..)| (id.starts_with('M'), number(id), id.clone()));
     }
 
     /// Returns false incidents for each virtual hour of ordinary traffic.
@@ -242,6 +255,7 @@ impl Board {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         self.head(out)?;
         self.latencies(out)?;
+        self.mitigation.write(out)?;
         let mut table = |title: &str, first: &str, rows: &BTreeMap<String, Tally>| -> std::fmt::Result {
             if rows.is_empty() {
                 return Ok(());
@@ -274,7 +288,12 @@ impl Board {
         writeln!(out, "| attacks of the matrix, all names and times right | {} |", self.attacks)?;
         writeln!(out, "| of these, real captures | {} |", self.real)?;
         writeln!(out, "| right primary vector | {} |", self.primary)?;
-        writeln!(out, "| ordinary traffic without an incident | {} |", self.benign)?;
+        let (removed, all) = self.mitigation.held();
+        if all > 0 {
+            let tally = Tally { right: removed, of: all };
+            writeln!(out, "| removed as asked, with no more lost than allowed | {tally} |")?;
+        }
+        writeln!(out, "| ordinary traffic without an incident, and without a drop | {} |", self.benign)?;
         writeln!(
             out,
             "| false incidents | {} in {:.1} virtual hours, {:.3} an hour |",

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ftagent::replay::{Options, run as replay};
+use ftagent::replay::{Options, run_watched};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::{Pid, geteuid},
@@ -22,6 +22,7 @@ use super::{
     compose::{Case, Folders, Kind, cases, file_name},
     generate,
     list::List,
+    removal::Removal,
     score::{Outcome, broken, judge},
 };
 use crate::traffic::captures;
@@ -135,14 +136,29 @@ pub fn run_cases(
 
 fn run_case(case: &Case, scenarios: &Path) -> Outcome {
     let path = scenarios.join(file_name(&case.name));
-    let replayed = || -> Result<serde_json::Value> {
+    let mut removal = watch(&case.kind);
+    let replayed = |removal: &mut Removal| -> Result<serde_json::Value> {
         fs::write(&path, &case.text).with_context(|| path.display().to_string())?;
-        let report = replay(&Options { scenario: Some(path.clone()), ..Options::default() })?;
+        let options = Options { scenario: Some(path.clone()), ..Options::default() };
+        let report = run_watched(&options, &mut |seen| removal.see(seen))?;
         Ok(serde_json::to_value(&report)?)
     };
-    match replayed() {
-        Ok(report) => judge(case, &report),
+    match replayed(&mut removal) {
+        Ok(report) => judge(case, &report, &removal),
         Err(error) => broken(case, &format!("{error:#}")),
+    }
+}
+
+/// Returns what watches a case: attacks, and the peers where they are compared.
+fn watch(kind: &Kind) -> Removal {
+    match kind {
+        Kind::Attack { window_ms, .. } => Removal::new(*window_ms, true),
+        Kind::Benign => Removal::new((0, 0), false),
+        Kind::Behaviour(behaviour) => {
+            let (from, to) = behaviour.attack_ms.unwrap_or_default();
+            let ends = behaviour.removal.iter().map(|bound| bound.window_ms.1);
+            Removal::new((from, ends.chain(behaviour.again_ms.map(|again| again.1)).fold(to, u64::max)), false)
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use serde_json::Value;
 use super::{
     compose::{Case, Kind},
     list::Behaviour,
+    mitigation::{self, Mitigation},
+    removal::Removal,
 };
 
 /// An incident that opens so long after its attack has ended belongs to nothing, milliseconds.
@@ -82,10 +84,12 @@ pub struct Outcome {
     pub packets: u64,
     /// Real time, milliseconds.
     pub wall_ms: u64,
+    /// What was done about it, for attacks of the matrix.
+    pub mitigation: Option<Mitigation>,
 }
 
-/// Judges a report, the JSON of `ftagent replay`.
-pub fn judge(case: &Case, report: &Value) -> Outcome {
+/// Judges a report, the JSON of `ftagent replay`, and what was removed meanwhile.
+pub fn judge(case: &Case, report: &Value, removal: &Removal) -> Outcome {
     let incidents = report["incidents"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut outcome = Outcome {
         name: case.name.clone(),
@@ -98,11 +102,21 @@ pub fn judge(case: &Case, report: &Value) -> Outcome {
         virtual_ms: report["duration_ms"].as_f64().unwrap_or(0.0),
         packets: report["packets"].as_u64().unwrap_or(0),
         wall_ms: report["wall_ms"].as_u64().unwrap_or(0),
+        mitigation: mitigation::judge(case, report, removal),
     };
     match &case.kind {
-        Kind::Benign => outcome.nothing(false),
+        Kind::Benign => {
+            outcome.nothing(false);
+            let lost = mitigation::dropped(report, |_| true);
+            if lost.part > 0 {
+                outcome.problems.push(format!("{} packets dropped", lost.part));
+            }
+        }
         Kind::Attack { vector, expected, window_ms, .. } => outcome.attack(expected, Some(vector), &[*window_ms]),
-        Kind::Behaviour(behaviour) => outcome.behaviour(behaviour),
+        Kind::Behaviour(behaviour) => {
+            outcome.behaviour(behaviour);
+            outcome.problems.extend(mitigation::problems(behaviour, report, removal));
+        }
     }
     if outcome.packets == 0 {
         outcome.problems.push("no packet was replayed".to_owned());
@@ -124,6 +138,7 @@ pub fn broken(case: &Case, why: &str) -> Outcome {
         virtual_ms: 0.0,
         packets: 0,
         wall_ms: 0,
+        mitigation: None,
     }
 }
 
@@ -261,12 +276,17 @@ mod tests {
             background: "web".to_owned(),
             window_ms: (40_000, 50_000),
             real: true,
+            constant: true,
         })
     }
 
     fn incident(vector: &str, vectors: &[&str], opened: u64, closed: Option<u64>) -> Value {
         json!({ "vector": vector, "vectors": vectors, "opened_ms": opened, "closed_ms": closed, "severity": "low",
             "evidence": [{ "source_ports": [{ "value": "123", "share": 1.0 }] }] })
+    }
+
+    fn judged(case: &Case, report: &Value) -> Outcome {
+        judge(case, report, &Removal::new((0, 0), false))
     }
 
     fn report(incidents: &[Value]) -> Value {
@@ -290,13 +310,13 @@ mod tests {
             ("without a time", vec![json!({ "vector": "syn_flood", "vectors": ["syn_flood"] })], false),
         ];
         for (name, incidents, right) in rows {
-            let outcome = judge(&attack("syn_flood", &["syn_flood"]), &report(&incidents));
+            let outcome = judged(&attack("syn_flood", &["syn_flood"]), &report(&incidents));
             assert_eq!(outcome.right, right, "{name}: {:?}", outcome.problems);
         }
         let two = attack("multi_vector", &["syn_flood", "udp_flood"]);
-        assert!(judge(&two, &report(&[both])).right);
+        assert!(judged(&two, &report(&[both])).right);
         let apart = [syn(), incident("udp_flood", &["udp_flood"], 40_300, None)];
-        assert!(!judge(&two, &report(&apart)).right, "two incidents are not one");
+        assert!(!judged(&two, &report(&apart)).right, "two incidents are not one");
     }
 
     #[test]
@@ -352,16 +372,16 @@ mod tests {
             ("more than info", Behaviour { allow_info: true, ..Behaviour::default() }, vec![ntp(1, None)], false),
         ];
         for (name, behaviour, incidents, right) in rows {
-            let outcome = judge(&case(Kind::Behaviour(Box::new(behaviour))), &report(&incidents));
+            let outcome = judged(&case(Kind::Behaviour(Box::new(behaviour))), &report(&incidents));
             assert_eq!(outcome.right, right, "{name}: {:?}", outcome.problems);
         }
     }
 
     #[test]
     fn nothing_ordinary_is_an_incident() {
-        assert!(judge(&case(Kind::Benign), &report(&[])).right);
-        let outcome = judge(&case(Kind::Benign), &report(&[json!({ "severity": "info", "opened_ms": 5 })]));
+        assert!(judged(&case(Kind::Benign), &report(&[])).right);
+        let outcome = judged(&case(Kind::Benign), &report(&[json!({ "severity": "info", "opened_ms": 5 })]));
         assert_eq!((outcome.right, outcome.false_incidents), (false, 1));
-        assert!(!judge(&case(Kind::Benign), &json!({ "packets": 0 })).right, "nothing was replayed");
+        assert!(!judged(&case(Kind::Benign), &json!({ "packets": 0 })).right, "nothing was replayed");
     }
 }

@@ -205,7 +205,7 @@ impl World {
     /// A node that was just started.
     pub fn new(seed: u64, tick_ns: u64, trust_after_s: u64) -> Self {
         Self {
-            decider: Decider::new(Settings { trust_after_s, seed }),
+            decider: Decider::new(Settings { trust_after_s, seed, mode: ftagent::decide::mitigate::Mode::Enforce }),
             dice: Dice::new(seed),
             now_ns: 0,
             tick_ns,
@@ -307,6 +307,7 @@ impl World {
             samples: &self.samples,
             outbound: Some(&self.outbound),
             host: None,
+            rules: &[],
         };
         let events = self.decider.on_tick(&tick);
         self.before = self.counts.classes.iter().map(|count| count.packets as f64).sum();

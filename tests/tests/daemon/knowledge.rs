@@ -23,7 +23,7 @@ fn a_fresh_daemon_says_that_it_has_seen_nothing_and_is_learning() {
         assert!(said.starts_with("There was no incident yet.\nlearning: nothing is trusted yet; "), "{said}");
         assert_eq!(json(&daemon, &["incidents"])["learning"]["state"], "new");
         let said = daemon.ok(&["status"]).unwrap();
-        assert!(said.contains("attacks are detected and named; only lists and feeds drop"), "{said}");
+        assert!(said.contains("mitigation auto: observes until normal is known here (in "), "{said}");
         assert!(said.contains("learning: nothing is trusted yet"), "{said}");
         let said = daemon.ok(&["baseline", "show", "--class", "esp_ah"]).unwrap();
         assert!(said.contains("No packet of class esp_ah was seen yet"), "{said}");

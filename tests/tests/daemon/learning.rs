@@ -50,7 +50,7 @@ fn connections_that_are_held_and_not_used_are_seen() {
                 of_port(reading).is_some_and(|sums| sums.established == 30) && reading.peers.contains(&block_of(peer))
             });
             let young = of_port(&young).unwrap();
-            let expected = PortSockets { port, established: 30, half_open: 0, stalled: 0, stalled_peers: 0 };
+            let expected = PortSockets { port, established: 30, scales: young.scales, ..PortSockets::default() };
             assert_eq!(young, expected);
             let aged = of_port(&table.read(111_000_000_000).unwrap()).unwrap();
             assert_eq!(aged, PortSockets { stalled: 20, stalled_peers: 1, ..expected });

@@ -11,6 +11,7 @@ mod measure;
 mod ours;
 mod report;
 mod rivals;
+mod rules;
 mod tick;
 
 use std::{
@@ -56,7 +57,7 @@ struct Args {
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Flood, Part::Daemon, Part::Decide])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Flood, Part::Daemon, Part::Decide])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -71,6 +72,8 @@ enum Part {
     Lists,
     /// Sources that are, and how long loading takes.
     Drops,
+    /// Signature rules.
+    Rules,
     /// End to end.
     Flood,
     /// The daemon at rest and under a flood.
@@ -129,10 +132,17 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
 /// Everything that is measured packet by packet.
 fn packets(args: &Args, ours: &mut Ours, report: &mut Report) -> Result<()> {
     let mut bench = Bench::new(Effort { repeat: args.repeat, rounds: args.rounds }, 1)?;
-    let pins = Path::new("/sys/fs/bpf");
-    let full = Rival::load("xdpfilt_alw_all", pins)?;
     let kinds = frames::kinds();
     let find = |name: &str| kinds.iter().find(|kind| kind.name == name).with_context(|| format!("no kind `{name}`"));
+    if args.parts.contains(&Part::Rules) {
+        let kinds = [find("udp small")?, find("tcp syn")?, find("ipv6 udp small")?];
+        report.add("signature rules, ns more than without the stage", rules::rows(&mut bench, ours, kinds)?);
+    }
+    if ![Part::Pass, Part::Lists, Part::Drops].iter().any(|part| args.parts.contains(part)) {
+        return Ok(());
+    }
+    let pins = Path::new("/sys/fs/bpf");
+    let full = Rival::load("xdpfilt_alw_all", pins)?;
     if args.parts.contains(&Part::Pass) {
         report.add("pass, everything on, lists empty", datapath::pass_path(&mut bench, ours, &full, &kinds)?);
     }

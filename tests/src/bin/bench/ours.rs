@@ -6,7 +6,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{Xdp, XdpMode},
 };
-use ftagent::bpf::{Loader, counters::CounterReader, lists::Lists, load::fd, set_sampling};
+use ftagent::bpf::{Loader, counters::CounterReader, lists::Lists, load::fd, rules::KernelRules, set_sampling};
 use ftagent_common::{
     abi::{Sampling, features, maps, programs},
     class::CLASS_SLOTS,
@@ -29,16 +29,24 @@ pub struct Ours {
     ring: RingBuf<MapData>,
     /// Its lists.
     pub lists: Lists,
+    /// Its signature rules.
+    pub rules: KernelRules,
 }
 
 impl Ours {
     /// Loads it, with maps of its own and empty lists.
     pub fn load() -> Result<Self> {
-        let mut ebpf = Loader { slot: 0, replay: false, features: features::ALL, pins: None }.load()?;
+        Self::with(features::ALL)
+    }
+
+    /// The same with some features only.
+    pub fn with(features: u32) -> Result<Self> {
+        let mut ebpf = Loader { slot: 0, replay: false, features, pins: None }.load()?;
         set_sampling(&ebpf, Sampling { stride: [STRIDE; CLASS_SLOTS], burst: BURST, _pad: 0 })?;
         let ring = ebpf.take_map(maps::SAMPLES).context("no map `samples`")?.try_into()?;
         let lists = Lists::open(&ebpf)?;
-        Ok(Self { ebpf, ring, lists })
+        let rules = KernelRules::open(&ebpf)?;
+        Ok(Self { ebpf, ring, lists, rules })
     }
 
     /// Returns it to be measured, and what empties its ring between runs.

@@ -22,7 +22,8 @@ const TARGET_US: f64 = 1000.0;
 /// Measures calm traffic, which is only taken in, and floods, which are judged at every tick.
 pub fn decide() -> Vec<Row> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut decider = Decider::new(Settings { trust_after_s: 10, seed: 1 });
+    let mut decider =
+        Decider::new(Settings { trust_after_s: 10, seed: 1, mode: ftagent::decide::mitigate::Mode::Enforce });
     let calm = measure(&mut decider, 0, TICKS, |_| syn(&mut rng, 8, CALM));
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let flood = measure(&mut decider, TICKS, 50, |_| syn(&mut rng, u32::MAX, 500_000));
@@ -59,6 +60,7 @@ fn measure(decider: &mut Decider, begin: u64, ticks: u64, mut load: impl FnMut(u
             samples: &samples,
             outbound: None,
             host: None,
+            rules: &[],
         });
         if tick >= begin + 10 {
             took.push(begun.elapsed().as_secs_f64() * 1e6);

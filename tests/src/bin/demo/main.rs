@@ -1,0 +1,70 @@
+//! `cargo xtask demo`: two throw-away hosts, customers, a real flood, and the agent between them.
+//!
+//! Nobody operates the agent: it learns what is normal, names the flood, chooses a rule and says
+//! what it expects of it, removes the flood, and takes the rule back when the flood is over. The
+//! customers are counted all the time. Each act is another kind of flood. Nothing is left behind.
+
+mod acts;
+mod customers;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use ftagent_tests::{daemon::Daemon, sandbox::Sandbox};
+
+use acts::{ACTS, Act, Stage};
+use customers::Customers;
+
+/// What the agent is configured with: it learns for seconds here, not for minutes. Everything else
+/// is as it comes, `mitigation.mode = "auto"` among it.
+const SECTIONS: &str = "[services]\ndetect = false\n[learning]\ntrust_after = \"8s\"\n";
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// Packets a second of the floods.
+    #[arg(long, default_value_t = 300_000)]
+    pps: u64,
+    /// Seconds that each phase is watched.
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Only the act of this name.
+    #[arg(long)]
+    act: Option<String>,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    ensure!(nix::unistd::geteuid().is_root(), "the demo makes network namespaces: run it as root");
+    let wanted = |act: &&Act| args.act.as_deref().is_none_or(|name| act.name == name);
+    let acts: Vec<&Act> = ACTS.iter().filter(wanted).collect();
+    let names: Vec<_> = ACTS.iter().map(|act| act.name).collect();
+    ensure!(!acts.is_empty(), "there is no such act; there are {}", names.join(", "));
+    let held = Sandbox::run(|sandbox| demo(sandbox, &args, &acts))??;
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Plays the acts; returns whether all went as they should.
+fn demo(sandbox: &Sandbox, args: &Args, acts: &[&Act]) -> Result<bool> {
+    let veth = sandbox.veth("wan0", "peer0")?;
+    println!("Two hosts joined by a veth pair: this one ({}) is protected, the other sends.\n", veth.here.v4);
+    let agent = Daemon::start(sandbox, &["wan0"], SECTIONS)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let customers = Customers::begin(sandbox, &veth, &stop)?;
+    let mut stage = Stage::new(sandbox, &veth, &agent, &customers, args.pps, args.seconds);
+    stage.calm()?;
+    let mut held = true;
+    for act in acts {
+        held &= stage.play(act)?;
+    }
+    stop.store(true, Relaxed);
+    stage.summary();
+    print!("\n{}", agent.ok(&["detach"])?);
+    Ok(held)
+}
