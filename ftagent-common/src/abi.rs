@@ -5,7 +5,7 @@ use crate::{class::CLASS_SLOTS, lists::Lengths};
 
 /// Changes whenever a pinned map's name, type or layout does. Pins live in a directory named
 /// after it, so a new daemon never reuses maps of another layout.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// How many interfaces one daemon protects at most: entries of the [`maps::COUNTERS`] map.
 pub const IFACE_SLOTS: u32 = 16;
@@ -60,6 +60,8 @@ pub mod maps {
     pub const GUARD_SCRATCH: &str = "guard_scratch";
     /// `HashMap<OwnAddress, u32>`: this host's own addresses.
     pub const OWN_ADDRESSES: &str = "own_addresses";
+    /// `Array<Ceiling>`, mmapable: what is held against each class, see [`crate::tripwire`].
+    pub const CEILINGS: &str = "ceilings";
     /// `Array<SlotInfo>`: which interface owns a slot; the daemon's own, the program ignores it.
     pub const SLOTS: &str = "slots";
     /// `Array<Clock>`, one entry, mmapable: the program's clock in replay, and what the clock
@@ -95,6 +97,14 @@ pub mod rules {
     pub const HALF: u32 = 1 << 1;
 }
 
+/// Bits of [`Control::ceilings`].
+pub mod ceilings {
+    /// Classes that nobody has business in are policed.
+    pub const NO_BUSINESS: u32 = 1 << 0;
+    /// Other classes are.
+    pub const OTHERS: u32 = 1 << 1;
+}
+
 /// What the daemon tells the program; read for every packet.
 ///
 /// `flags` holds the active half too, so that one 32-bit store flips a whole generation.
@@ -109,8 +119,8 @@ pub struct Control {
     pub feed_expires: u64,
     /// See [`rules`]. In the cache line of `flags`: both are read for every packet.
     pub rules: u32,
-    /// Reserved, 0.
-    pub _pad: u32,
+    /// See [`ceilings`]. In the same cache line too.
+    pub ceilings: u32,
     /// Lengths in `block4`.
     pub block4: Lengths,
     /// Lengths in `block6`.
@@ -134,7 +144,7 @@ impl Control {
         flags: 0,
         feed_expires: 0,
         rules: 0,
-        _pad: 0,
+        ceilings: 0,
         block4: Lengths::EMPTY,
         block6: Lengths::EMPTY,
         feed4: [Lengths::EMPTY; 2],
@@ -225,8 +235,10 @@ pub mod features {
     pub const RULES: u32 = 1 << 2;
     /// The TCP guard, and what the socket table says of samples.
     pub const GUARD: u32 = 1 << 3;
+    /// The tripwire: what is too much of a class wakes the daemon, or is dropped.
+    pub const TRIPWIRE: u32 = 1 << 4;
     /// Everything.
-    pub const ALL: u32 = LISTS | SAMPLER | RULES | GUARD;
+    pub const ALL: u32 = LISTS | SAMPLER | RULES | GUARD | TRIPWIRE;
 }
 
 /// Names of the programs in the object.
@@ -263,6 +275,7 @@ mod pod {
         crate::rules::Counters,
         crate::counters::IfaceCounters,
         crate::guard::Guard,
-        crate::guard::OwnAddress
+        crate::guard::OwnAddress,
+        crate::tripwire::Ceiling
     );
 }

@@ -186,6 +186,25 @@ classes! {
 
 const _: () = assert!(TrafficClass::COUNT <= CLASS_SLOTS);
 
+/// See [`TrafficClass::is_no_business`], a bit for each.
+const NO_BUSINESS: u64 = {
+    use TrafficClass::*;
+    1 << UdpSrcChargen as u32
+        | 1 << UdpSrcQotd as u32
+        | 1 << UdpSrcMemcached as u32
+        | 1 << UdpSrcSsdp as u32
+        | 1 << UdpSrcWsd as u32
+        | 1 << UdpSrcCldap as u32
+        | 1 << UdpSrcArd as u32
+        | 1 << UdpSrcCoap as u32
+        | 1 << UdpSrcPlex as u32
+        | 1 << UdpSrcJenkins as u32
+        | 1 << UdpSrcDvr as u32
+        | 1 << UdpSrcUbiquiti as u32
+        | 1 << UdpSrcMitel as u32
+        | 1 << UdpSrcBacnet as u32
+};
+
 impl TrafficClass {
     /// Returns the number of this class: its index in the counters.
     pub const fn index(self) -> usize {
@@ -195,6 +214,18 @@ impl TrafficClass {
     /// Returns the class with this number, or `None` past the last.
     pub fn from_index(index: usize) -> Option<Self> {
         Self::ALL.get(index).copied()
+    }
+
+    /// Returns whether an edge node has no business receiving it: nothing that it could have asked for
+    /// answers from there.
+    pub const fn is_no_business(self) -> bool {
+        Self::is_no_business_at(self as u32)
+    }
+
+    /// As [`Self::is_no_business`], by number.
+    #[inline(always)]
+    pub const fn is_no_business_at(index: u32) -> bool {
+        index < u64::BITS && NO_BUSINESS >> index & 1 != 0
     }
 
     /// Returns the class with this name.

@@ -4,6 +4,8 @@
 //! so that the listener accepts the ACK itself (`cookie_v4_check`, net/ipv4/syncookies.c) and nothing
 //! of ours is in the connection afterwards.
 
+use crate::rules::State;
+
 /// Bits of [`Guard::flags`].
 pub mod flags {
     /// Some port answers SYNs by cookies.
@@ -38,26 +40,26 @@ pub mod port {
     pub const SCALE_SHIFT: u32 = 8;
 }
 
-/// What the daemon tells the guard: one entry of an mmapable array.
+/// What the daemon tells the guard: one entry of an mmapable array. It fills a line of cache; under a
+/// flood the program writes to it a hundred times a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Guard {
     /// See [`flags`].
     pub flags: u32,
-    /// SYN-ACKs in one jiffy and CPU at most; 0: none. What exceeds it is dropped: answers must
-    /// not fill the link.
-    pub answers_per_jiffy: u32,
     /// The largest segment that this node takes, IPv4.
     pub mss4: u16,
     /// The same, IPv6.
     pub mss6: u16,
-    /// Reserved, 0.
-    pub _pad: u32,
     /// The jiffy from which nothing is armed any more: the daemon may have died.
     pub expires: u64,
+    /// The tokens for SYN-ACKs, [`TOKEN`](crate::rules::TOKEN) each, as a rule that limits packets
+    /// has them: one pool for all CPUs. A SYN for which there is none is dropped: answers must not
+    /// fill the link.
+    pub answers: State,
 }
 
-const _: () = assert!(size_of::<Guard>() == 24);
+const _: () = assert!(size_of::<Guard>() == 64);
 
 /// An address as a key: IPv4 in `::ffff:0:0/96` (RFC 4291, 2.5.5.2), host byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

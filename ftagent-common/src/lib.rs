@@ -17,6 +17,7 @@ pub mod ports;
 pub mod reason;
 pub mod rules;
 pub mod sample;
+pub mod tripwire;
 
 pub use class::TrafficClass;
 pub use reason::DropReason;

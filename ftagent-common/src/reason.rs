@@ -50,6 +50,8 @@ reasons! {
     ClosedPort = "closed_port",
     /// A SYN to a listener whose queue is full, or more SYNs than may be answered.
     QueueFull = "queue_full",
+    /// More of a traffic class than this node was ever sent, or than it can take.
+    Ceiling = "ceiling",
 }
 
 const _: () = assert!(DropReason::COUNT <= REASON_SLOTS);

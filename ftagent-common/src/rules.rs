@@ -220,6 +220,8 @@ pub mod action {
     pub const LIMIT_PACKETS: u32 = 2;
     /// Drop what exceeds a rate in bytes.
     pub const LIMIT_BYTES: u32 = 3;
+    /// Have the guard answer SYNs to listeners of this host with cookies; everything else passes.
+    pub const CHALLENGE: u32 = 4;
 }
 
 /// Fixed point of tokens: this many to a packet or a byte.

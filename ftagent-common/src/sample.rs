@@ -29,7 +29,15 @@ pub struct SampleHeader {
     /// The signature rule that decided; 0 for none.
     pub rule: u32,
     /// The CPU that saw the packet.
-    pub cpu: u32,
+    pub cpu: u16,
+    /// See [`flags`].
+    pub flags: u16,
+}
+
+/// Bits of [`SampleHeader::flags`].
+pub mod flags {
+    /// This packet made too much of its class: the daemon was woken.
+    pub const WOKE: u16 = 1;
 }
 
 impl SampleHeader {

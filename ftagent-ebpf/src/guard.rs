@@ -21,9 +21,10 @@ use ftagent_common::{
         port, socket, sum, timestamp,
     },
     parse::{Facts, Family},
+    rules::TOKEN,
 };
 
-use crate::maps;
+use crate::{maps, rules::rate::is_within_state};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -98,23 +99,30 @@ impl Place {
         Self { l3: (bits >> 32) as u32 & 0x7fff, l4: (bits >> 8) as u32 & 0x7fff, v6: bits & 1 != 0 }
     }
 
-    /// The transport header follows the fixed IP header: no options, no extension headers.
+    /// Returns where the headers of an answer are: it has no options of IP and no extension headers.
     #[inline(always)]
-    fn is_plain(self) -> bool {
-        self.l4 == self.l3 + if self.v6 { 40 } else { 20 }
+    fn of_answer(self) -> Self {
+        Self { l4: self.l3 + if self.v6 { 40 } else { 20 }, ..self }
     }
 }
 
+/// What crosses the call beside a [`Place`]: a rule wants the SYN to be answered, armed or not.
+const CHALLENGED: u64 = 2;
+
 /// Decides about a packet. The frame is changed where the decision is [`Decision::Answer`]: pointers
-/// into it are no longer valid then.
+/// into it are no longer valid then. `challenged`: a rule wants a SYN to be answered.
 #[inline(always)]
-pub fn decide(ctx: *mut xdp_md, facts: &Facts) -> Decision {
+pub fn decide(ctx: *mut xdp_md, facts: &Facts, challenged: bool) -> Decision {
     let Some(guard) = maps::guard() else { return Decision::Pass };
-    let armed = guard.flags & flags::ARMED;
-    if armed == 0 || facts.l4 == 0 || maps::jiffies() >= guard.expires {
+    if facts.l4 == 0 || matches!(facts.family, Family::None) {
         return Decision::Pass;
     }
-    if matches!(facts.family, Family::None) {
+    if challenged {
+        let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
+        return Decision::from_bits(ftagent_guard_tcp(ctx, place.to_bits() | CHALLENGED));
+    }
+    let armed = guard.flags & flags::ARMED;
+    if armed == 0 || maps::jiffies() >= guard.expires {
         return Decision::Pass;
     }
     let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
@@ -208,6 +216,21 @@ fn udp_socket(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> *mut bpf_soc
 // Global functions, which the verifier checks once each: TCP and UDP lookups return sockets of
 // different kinds, which may not share an instruction.
 
+/// Reads the state of a socket and lets go of it; 0, which is no state, where there is none. It is
+/// inlined: each caller has instructions of its own.
+#[inline(always)]
+fn state_of(sk: *mut bpf_sock) -> u32 {
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and released once.
+    unsafe {
+        let state = (*sk).state;
+        bpf_sk_release(sk.cast());
+        state
+    }
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
@@ -215,17 +238,11 @@ extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
     if !ends(ctx, place, &mut tuple) {
         return socket::UNKNOWN as u32;
     }
-    let sk = tcp_socket(ctx, place, &mut tuple);
-    if sk.is_null() {
-        return socket::NONE as u32;
-    }
-    // SAFETY: not null, and released once.
-    let state = unsafe {
-        let state = (*sk).state;
-        bpf_sk_release(sk.cast());
-        state
-    };
-    (if state == LISTEN { socket::LISTENER } else { socket::CONNECTED }) as u32
+    (match state_of(tcp_socket(ctx, place, &mut tuple)) {
+        0 => socket::NONE,
+        LISTEN => socket::LISTENER,
+        _ => socket::CONNECTED,
+    }) as u32
 }
 
 #[unsafe(no_mangle)]
@@ -235,17 +252,11 @@ extern "C" fn ftagent_ask_udp(ctx: *mut xdp_md, place: u64) -> u32 {
     if !ends(ctx, place, &mut tuple) {
         return socket::UNKNOWN as u32;
     }
-    let sk = udp_socket(ctx, place, &mut tuple);
-    if sk.is_null() {
-        return socket::NONE as u32;
-    }
-    // SAFETY: not null, and released once.
-    let state = unsafe {
-        let state = (*sk).state;
-        bpf_sk_release(sk.cast());
-        state
-    };
-    (if state == ESTABLISHED { socket::CONNECTED } else { socket::UNCONNECTED }) as u32
+    (match state_of(udp_socket(ctx, place, &mut tuple)) {
+        0 => socket::NONE,
+        ESTABLISHED => socket::CONNECTED,
+        _ => socket::UNCONNECTED,
+    }) as u32
 }
 
 /// UDP to this host: dropped where the port is closed.
@@ -253,30 +264,29 @@ extern "C" fn ftagent_ask_udp(ctx: *mut xdp_md, place: u64) -> u32 {
 #[inline(never)]
 extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
     let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
-    if !ends(ctx, place, &mut tuple) || maps::guard_port(dport(place, &tuple)) & port::UDP == 0 {
+    if !ends(ctx, place, &mut tuple)
+        || maps::guard_port(dport(place, &tuple)) & port::UDP == 0
+        || !is_own(place, &tuple)
+        || state_of(udp_socket(ctx, place, &mut tuple)) != 0
+    {
         return Decision::Pass as u32;
     }
-    if !is_own(place, &tuple) {
-        return Decision::Pass as u32;
-    }
-    let sk = udp_socket(ctx, place, &mut tuple);
-    if sk.is_null() {
-        return Decision::ClosedPort as u32;
-    }
-    // SAFETY: not null, and released once.
-    unsafe { bpf_sk_release(sk.cast()) };
-    Decision::Pass as u32
+    Decision::ClosedPort as u32
 }
 
 /// TCP to this host.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
+    let challenged = place & CHALLENGED != 0;
     let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
     if !ends(ctx, place, &mut tuple) {
         return Decision::Pass as u32;
     }
-    let armed = maps::guard_port(dport(place, &tuple));
+    let mut armed = maps::guard_port(dport(place, &tuple));
+    if challenged {
+        armed |= port::SYN;
+    }
     if armed & (port::SYN | port::STATE) == 0 || !is_own(place, &tuple) {
         return Decision::Pass as u32;
     }
@@ -293,7 +303,7 @@ extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
     let state = unsafe { (*sk).state };
     let mut cookie = NO_COOKIE;
     let mut decision = Decision::Pass;
-    if state == LISTEN && place.is_plain() {
+    if state == LISTEN {
         if is_syn {
             if armed & port::SYN != 0 {
                 cookie = header.cookie(sk, place);
@@ -308,7 +318,7 @@ extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
         return Decision::QueueFull as u32;
     }
     if cookie >= 0 {
-        decision = header.answer(ctx, place, cookie as u32, armed);
+        decision = header.answer(ctx, place.of_answer(), cookie as u32, armed);
     }
     decision as u32
 }
@@ -330,9 +340,8 @@ pub struct Scratch {
     macs: [u8; 12],
     /// Bytes of the TCP header.
     tcp_bytes: u32,
-    /// The last jiffy in which there were answers, its low 32 bits, and how many.
-    answered: u32,
-    answers: u32,
+    /// This CPU's lease of the tokens for answers.
+    answers: u64,
 }
 
 const _: () = assert!(size_of::<Scratch>() == SCRATCH_BYTES);
@@ -395,24 +404,19 @@ impl Scratch {
         if bytes < 20 || bytes > TCP_HEADER_MAX as u32 { 20 } else { bytes }
     }
 
-    /// Returns whether there may be one more answer in this jiffy, and counts it.
+    /// Returns whether there may be one more answer, and takes its token.
     #[inline(always)]
-    fn may_answer(&mut self, most: u32) -> bool {
-        let now = maps::jiffies() as u32;
-        if self.answered != now {
-            (self.answered, self.answers) = (now, 0);
-        }
-        self.answers += 1;
-        self.answers <= most
+    fn may_answer(&mut self) -> bool {
+        maps::guard_answers().is_some_and(|pool| is_within_state(pool, &mut self.answers, TOKEN, maps::jiffies()))
     }
 
     /// Turns the frame into a SYN-ACK with the cookie.
     #[inline(always)]
     fn answer(&mut self, ctx: *mut xdp_md, place: Place, cookie: u32, armed: u32) -> Decision {
-        let Some(guard) = maps::guard() else { return Decision::Pass };
-        if !self.may_answer(guard.answers_per_jiffy) {
+        if !self.may_answer() {
             return Decision::QueueFull;
         }
+        let Some(guard) = maps::guard() else { return Decision::Pass };
         if !self.way_back(ctx, place, guard) {
             return Decision::Pass;
         }
@@ -480,7 +484,7 @@ impl Scratch {
             // No flow label, no traffic class; hop limit 64.
             [ip[0], ip[1], ip[2], ip[3]] = [0x60, 0, 0, 0];
             [ip[4], ip[5]] = length.to_be_bytes();
-            ip[7] = 64;
+            [ip[6], ip[7]] = [TCP, 64];
             pseudo = sum(&ip[8..40]);
         } else {
             let mut i = 0;

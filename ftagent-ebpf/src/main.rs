@@ -16,10 +16,11 @@ mod maps;
 mod packet;
 mod rules;
 mod sample;
+mod tripwire;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use ftagent_common::{
-    TrafficClass,
+    DropReason, TrafficClass,
     abi::features,
     parse::{Facts, Then, parse_then},
     reason::verdict,
@@ -74,6 +75,8 @@ impl Then for Account<'_> {
             None if maps::has(features::RULES) => self.by_rules(&facts, class, state, rules),
             None => (verdict::PASS, SampleHeader::NO_REASON, 0),
         };
+        let challenged = reason == rules::CHALLENGED;
+        let reason = if challenged { SampleHeader::NO_REASON } else { reason };
         let due = maps::has(features::SAMPLER) && class.sample_is_due();
         // The guard turns a SYN into its answer: it is sampled before, as passed.
         let is_syn = facts.class == TrafficClass::TcpSyn as u32;
@@ -81,7 +84,12 @@ impl Then for Account<'_> {
             sample::take(packet, &facts, action, reason, rule);
         }
         let (action, reason) = if maps::has(features::GUARD) && action == verdict::PASS {
-            self.by_guard(&facts, class, state, reason)
+            self.by_guard(&facts, class, state, reason, challenged)
+        } else {
+            (action, reason)
+        };
+        let (action, reason) = if maps::has(features::TRIPWIRE) && action == verdict::PASS {
+            self.by_ceiling(&facts, class, state, rules, reason)
         } else {
             (action, reason)
         };
@@ -97,10 +105,11 @@ impl Then for Account<'_> {
 /// what is in it, which belong together.
 #[inline(always)]
 fn switches() -> (u32, u32) {
-    if !maps::has(features::LISTS | features::RULES) {
+    if !maps::has(features::LISTS | features::RULES | features::TRIPWIRE) {
         return (0, 0);
     }
-    maps::control().map_or((0, 0), |control| (control.flags, control.rules))
+    // The rules' word has room for the ceilings' bits, and the stack has none for another.
+    maps::control().map_or((0, 0), |control| (control.flags, control.rules | control.ceilings << tripwire::SHIFT))
 }
 
 impl Account<'_> {
@@ -108,7 +117,7 @@ impl Account<'_> {
     #[inline(always)]
     fn by_rules(&self, facts: &Facts, class: ClassCell, lists: u32, rules: u32) -> (u32, u8, u16) {
         let outcome = rules::decide(self.packet, facts, rules);
-        if outcome.reason == SampleHeader::NO_REASON {
+        if matches!(outcome.reason, SampleHeader::NO_REASON | rules::CHALLENGED) {
             return (verdict::PASS, outcome.reason, outcome.rule);
         }
         if lists::allowed(facts, lists) {
@@ -125,8 +134,8 @@ impl Account<'_> {
 impl Account<'_> {
     /// Asks the guard about a packet that passes so far; returns verdict and reason.
     #[inline(always)]
-    fn by_guard(&self, facts: &Facts, class: ClassCell, lists: u32, reason: u8) -> (u32, u8) {
-        let decision = guard::decide(self.packet.context(), facts);
+    fn by_guard(&self, facts: &Facts, class: ClassCell, lists: u32, reason: u8, challenged: bool) -> (u32, u8) {
+        let decision = guard::decide(self.packet.context(), facts, challenged);
         if decision == Decision::Answer {
             return (verdict::TX, reason);
         }
@@ -138,6 +147,23 @@ impl Account<'_> {
         class.count_dropped(facts);
         self.counters.count_drop(facts.class, why as u8);
         (verdict::DROP, why as u8)
+    }
+}
+
+impl Account<'_> {
+    /// Asks whether a packet that passes so far is too much of its class; returns verdict and reason.
+    #[inline(always)]
+    fn by_ceiling(&self, facts: &Facts, class: ClassCell, lists: u32, switches: u32, reason: u8) -> (u32, u8) {
+        if !tripwire::is_policed(facts.class, switches) || !tripwire::drops(self.packet.context(), facts) {
+            return (verdict::PASS, reason);
+        }
+        if lists::allowed(facts, lists) {
+            self.counters.count_overruled();
+            return (verdict::PASS, reason);
+        }
+        class.count_dropped(facts);
+        self.counters.count_drop(facts.class, DropReason::Ceiling as u8);
+        (verdict::DROP, DropReason::Ceiling as u8)
     }
 }
 

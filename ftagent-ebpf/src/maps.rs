@@ -18,6 +18,7 @@ use ftagent_common::{
     reason::REASON_SLOTS,
     rules,
     sample::SampleRecord,
+    tripwire::{CEILINGS as CEILING_SLOTS, Ceiling},
 };
 
 use crate::guard::Scratch;
@@ -74,6 +75,8 @@ static GUARD_PORTS: Array<u32, 65_536, MMAPABLE> = Array::new();
 static OWN: HashMap<OwnAddress, u32, { OWN_ADDRESSES as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "guard_scratch")]
 static GUARD_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+#[btf_map(name = "ceilings")]
+static CEILINGS: Array<Ceiling, { CEILING_SLOTS }, MMAPABLE> = Array::new();
 #[btf_map(name = "slots")]
 static SLOTS: Array<SlotInfo, { IFACE_SLOTS as usize }> = Array::new();
 #[btf_map(name = "clock")]
@@ -91,10 +94,24 @@ pub fn control() -> Option<&'static Control> {
     CONTROL.get(0)
 }
 
+/// Returns what is held against a class.
+#[inline(always)]
+pub fn ceiling(class: u32) -> Option<*mut Ceiling> {
+    CEILINGS.get_ptr_mut(class)
+}
+
 /// Returns what the guard is to do.
 #[inline(always)]
 pub fn guard() -> Option<&'static Guard> {
     GUARD.get(0)
+}
+
+/// Returns the pool of tokens for the guard's answers. No reference of [`guard`] may be held with it.
+#[inline(always)]
+pub fn guard_answers() -> Option<&'static mut rules::State> {
+    let guard = GUARD.get_ptr_mut(0)?;
+    // SAFETY: a field of the map's value; what CPUs share of it they change by atomic instructions.
+    Some(unsafe { &mut (*guard).answers })
 }
 
 /// Returns this CPU's memory for the guard.
@@ -129,6 +146,15 @@ pub fn is_replay() -> bool {
 pub fn opaque(value: u32) -> u32 {
     match Counters::of_this_cpu() {
         Some(counters) => counters.forget(value),
+        None => 0,
+    }
+}
+
+/// As [`opaque`], for all bits.
+#[inline(always)]
+pub fn opaque64(value: u64) -> u64 {
+    match Counters::of_this_cpu() {
+        Some(counters) => counters.forget64(value),
         None => 0,
     }
 }
@@ -210,6 +236,17 @@ pub unsafe fn matches(entry: *mut ListEntry, now: u64, shared_expiry: u64) -> bo
     true
 }
 
+/// What was drawn for a sample.
+#[derive(Clone, Copy)]
+pub struct Draw {
+    /// The mean gap, which is what the sample stands for.
+    pub stride: u32,
+    /// Packets until the next sample of the class.
+    pub gap: u32,
+    /// Whether the cap per class and jiffy lets it be taken.
+    pub allowed: bool,
+}
+
 /// This CPU's counters of this interface.
 #[derive(Clone, Copy)]
 pub struct Counters {
@@ -236,6 +273,16 @@ impl Counters {
             let scratch = (&raw mut (*self.at).scratch).cast::<u32>();
             scratch.write_volatile(class);
             scratch.read_volatile()
+        }
+    }
+
+    /// As [`Self::forget`], for all bits.
+    #[inline(always)]
+    pub fn forget64(self, value: u64) -> u64 {
+        // SAFETY: see above.
+        unsafe {
+            (&raw mut (*self.at).scratch).write_volatile(value);
+            (*self.at).scratch
         }
     }
 
@@ -276,30 +323,34 @@ impl Counters {
         }
     }
 
-    /// Draws the gap to the next sample and returns the stride this one was drawn with, or
-    /// `None` where the cap per class and jiffy forbids it.
+    /// Draws the gap to the next sample.
     ///
     /// The gap is uniform in [1, 2·stride − 1]: its mean is the stride, and a tool that cycles
     /// through templates cannot stay in step with it.
     #[inline(always)]
-    pub fn draw(self, class: u32) -> Option<u32> {
+    pub fn draw(self, class: u32) -> Option<Draw> {
         let (ClassCell { at: counter }, sampling) = (self.class(class)?, SAMPLING.get(0)?);
         let stride = sampling.stride.get(class as usize).copied().unwrap_or(1).clamp(1, 1 << 24);
         let now = jiffies() as u32 & 0xffff;
         // SAFETY: see above.
-        unsafe {
+        let (gap, allowed) = unsafe {
             let gap = 1 + self.roll() % (2 * stride - 1);
             (*counter).sample_gap = gap - 1;
             if (*counter).sample_burst >> 16 != now {
                 (*counter).sample_burst = now << 16;
             }
-            if (*counter).sample_burst & 0xffff >= sampling.burst {
-                (*self.at).samples_capped += 1;
-                return None;
-            }
-            (*counter).sample_burst += 1;
-        }
-        Some(stride)
+            let allowed = (*counter).sample_burst & 0xffff < sampling.burst;
+            (*counter).sample_burst += allowed as u32;
+            (gap, allowed)
+        };
+        Some(Draw { stride, gap, allowed })
+    }
+
+    /// Counts a sample that the cap forbade.
+    #[inline(always)]
+    pub fn count_capped(self) {
+        // SAFETY: see above.
+        unsafe { (*self.at).samples_capped += 1 }
     }
 
     /// xorshift64 (Marsaglia 2003), seeded on first use.

@@ -5,7 +5,7 @@
 //! for them. Then the rules that are left are tried in order.
 #![expect(unsafe_code, reason = "states and counters are written in place")]
 
-mod rate;
+pub mod rate;
 mod search;
 
 use core::{arch::asm, ffi::c_void};
@@ -24,15 +24,19 @@ use ftagent_common::{
 };
 
 use self::{
-    rate::is_within,
+    rate::is_within_state,
     search::{interval4, interval6},
 };
 use crate::{maps, packet::XdpPacket};
 
+/// The reason of a packet that is not to be dropped, but to be asked whether its source is there.
+pub const CHALLENGED: u8 = SampleHeader::NO_REASON - 1;
+
 /// What the rules say of a packet.
 #[derive(Clone, Copy)]
 pub struct Outcome {
-    /// Why it is to be dropped: [`DropReason`] by number, or [`SampleHeader::NO_REASON`].
+    /// Why it is to be dropped: [`DropReason`] by number; else [`CHALLENGED`] or
+    /// [`SampleHeader::NO_REASON`].
     pub reason: u8,
     /// Slot + 1 of the rule that decided, or of the first that counted it; 0 for none.
     pub rule: u16,
@@ -428,6 +432,7 @@ fn try_next(court: Court, left: &mut Set, wire: u32, outcome: &mut Outcome) -> b
             return true;
         }
         Did::Passed => outcome.rule = rule,
+        Did::Challenges => *outcome = Outcome { reason: CHALLENGED, rule },
         Did::Drops(reason) => *outcome = Outcome { reason: reason as u8, rule },
     }
     false
@@ -441,6 +446,8 @@ enum Did {
     Counted,
     /// Let it pass within its rate.
     Passed,
+    /// Has the guard answer it.
+    Challenges,
     /// Says that it is to be dropped.
     Drops(DropReason),
 }
@@ -459,9 +466,10 @@ fn apply(state: &mut State, counter: &mut Counter, wire: u32, now: u64) -> Did {
     let reason = match state.action {
         action::COUNT => return Did::Counted,
         action::DROP => DropReason::Rule,
+        action::CHALLENGE => return Did::Challenges,
         kind => {
             let cost = if kind == action::LIMIT_PACKETS { 1 } else { wire as u64 };
-            if is_within(state, counter, cost * TOKEN, now) {
+            if is_within_state(state, &mut counter.lease, cost * TOKEN, now) {
                 return Did::Passed;
             }
             DropReason::RateLimit

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "fills the ring buffer's memory in place")]
 
 use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, xdp_md},
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, xdp_md},
     helpers::generated::bpf_get_smp_processor_id,
     programs::XdpContext,
 };
@@ -10,13 +10,14 @@ use ftagent_common::{
     abi::features,
     guard::socket,
     parse::Facts,
-    sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
+    sample::{SAMPLE_BYTES, SampleHeader, SampleRecord, flags},
 };
 
 use crate::{
     guard,
-    maps::{self, Counters, SAMPLES},
+    maps::{self, Counters, Draw, SAMPLES},
     packet::XdpPacket,
+    tripwire,
 };
 
 /// Takes a sample. `rule`: slot + 1 of the signature rule that matched, 0 for none.
@@ -50,14 +51,23 @@ impl Decided {
 }
 
 /// Writes a sample; a global function, because few packets come here and the datapath is
-/// compiled once for each family. The daemon is not woken: it drains the ring at every tick.
+/// compiled once for each family. The daemon drains the ring at every tick; it is woken by the sample
+/// that says that there is too much of its class, which no cap forbids.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u32) -> u32 {
     let Some(counters) = Counters::of_this_cpu() else { return 0 };
     let context = XdpContext::new(ctx);
     let (packet, decided) = (XdpPacket::new(&context, None), Decided::from_bits(decided));
-    let Some(stride) = counters.draw(decided.class as u32) else { return 0 };
+    let Some(Draw { stride, gap, allowed }) = counters.draw(decided.class as u32) else { return 0 };
+    // Charged with the packets until the next sample, not with the mean: what is charged is then what
+    // is counted, but for one gap.
+    let wakes = maps::has(features::TRIPWIRE) && tripwire::is_too_much(decided.class as u32, gap, wire);
+    if !allowed && !wakes {
+        counters.count_capped();
+        return 0;
+    }
+    let wakeup = if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP } as u64;
     let Some(mut entry) = SAMPLES.reserve(0) else {
         counters.count_sample(false);
         return 0;
@@ -79,7 +89,8 @@ extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u3
             reason: decided.reason,
             socket: decided.socket,
             rule,
-            cpu: bpf_get_smp_processor_id(),
+            cpu: bpf_get_smp_processor_id() as u16,
+            flags: if wakes { flags::WOKE } else { 0 },
         });
         // 1 to 128 by arithmetic: comparisons would be proven on another register than the one
         // that the helper gets.
@@ -87,9 +98,9 @@ extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u3
         packet.copy_to((&raw mut (*record).data).cast(), bytes)
     };
     if copied {
-        entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+        entry.submit(wakeup);
     } else {
-        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        entry.discard(wakeup);
     }
     counters.count_sample(copied);
     0

@@ -3,25 +3,46 @@
 
 use core::arch::asm;
 
-use ftagent_common::rules::{Counter, DEBT_SHIFT, State};
+use ftagent_common::rules::{DEBT_SHIFT, State};
 
-/// Takes the tokens for a packet; returns whether there were any.
-///
-/// The pool is one for all CPUs. A CPU takes a chunk at a time and spends it on its own. Under a
-/// flood the pool is empty and only read: its line stays shared. Two CPUs that take at once may
-/// overdraw it; the debt is paid before anything else is given out, so the mean rate is exact.
+/// What a pool gives out.
+#[derive(Clone, Copy)]
+pub struct Rate {
+    /// Tokens that become available each jiffy.
+    pub per_jiffy: u64,
+    /// Tokens that may be saved up.
+    pub burst: u64,
+    /// Tokens that a CPU takes at a time.
+    pub chunk: u64,
+}
+
+/// As [`is_within`], of a state's rate.
 #[inline(always)]
-pub fn is_within(state: &mut State, counter: &mut Counter, cost: u64, now: u64) -> bool {
-    let (chunk, burst) = (state.chunk, state.burst);
-    // What is left of another rule's lease is no more than one of this rule's.
-    let lease = counter.lease.min(chunk);
-    if lease >= cost {
-        counter.lease = lease - cost;
+pub fn is_within_state(state: &mut State, lease: &mut u64, cost: u64, now: u64) -> bool {
+    let rate = Rate { per_jiffy: state.per_jiffy, burst: state.burst, chunk: state.chunk };
+    // SAFETY: the state's own field.
+    unsafe { is_within(&raw mut state.spent, rate, lease, cost, now) }
+}
+
+/// Takes the tokens for a packet; returns whether there were any. `lease`: what this CPU has taken
+/// of the pool and not spent; of another pool's, no more than a chunk of this one counts.
+///
+/// The pool is one for all CPUs: `spent` is its account. A CPU takes a chunk at a time and spends it
+/// on its own. Under a flood the pool is empty and only read: its line stays shared. Two CPUs that take
+/// at once may overdraw it; the debt is paid before anything else is given out, so the mean rate is exact.
+///
+/// # Safety
+/// `spent` is a field of a map value that is written by atomic instructions only.
+#[inline(always)]
+pub unsafe fn is_within(spent: *mut u64, rate: Rate, lease: &mut u64, cost: u64, now: u64) -> bool {
+    let Rate { per_jiffy, burst, chunk } = rate;
+    let left = (*lease).min(chunk);
+    if left >= cost {
+        *lease = left - cost;
         return true;
     }
-    let earned = state.per_jiffy.wrapping_mul(now);
-    let spent = &raw mut state.spent;
-    // SAFETY: the state's own field; other CPUs write it by atomic instructions only.
+    let earned = per_jiffy.wrapping_mul(now);
+    // SAFETY: by the caller.
     let before = unsafe { spent.read_volatile() };
     let available = earned.wrapping_sub(before);
     // A rate of nothing has no burst either, and nobody's account.
@@ -33,10 +54,10 @@ pub fn is_within(state: &mut State, counter: &mut Counter, cost: u64, now: u64) 
         // SAFETY: as above.
         unsafe { exchange(spent, before, earned.wrapping_sub(burst)) };
     }
-    let want = chunk.max(cost - lease);
+    let want = chunk.max(cost - left);
     // SAFETY: as above.
     unsafe { add(spent, want) };
-    counter.lease = lease + want - cost;
+    *lease = left + want - cost;
     true
 }
 
