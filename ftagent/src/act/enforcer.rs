@@ -27,7 +27,7 @@ pub struct Jiffies {
 
 impl Jiffies {
     /// Returns the jiffy that begins this many milliseconds from now, at least one ahead.
-    fn after(self, ms: u64) -> u64 {
+    pub(super) fn after(self, ms: u64) -> u64 {
         let ticks = (u128::from(ms) * u128::from(self.hz)).div_ceil(1000);
         self.now.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX).max(1))
     }

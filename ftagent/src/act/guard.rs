@@ -8,8 +8,9 @@ use std::{
 use ftagent_common::guard::{Guard, flags, port};
 
 use crate::{
-    bpf::{LoadError, guard::KernelGuard},
-    decide::guard::Plan,
+    bpf::{LoadError, guard::KernelGuard, rules::compile},
+    decide::guard::{Plan, Ports},
+    rule::{Action, Rate},
     sense::signals::PortSockets,
 };
 
@@ -24,8 +25,6 @@ pub struct GuardSettings {
     pub mtu: u16,
     /// SYN-ACKs a second at most, over all CPUs.
     pub answers_per_second: u64,
-    /// CPUs that may answer.
-    pub cpus: u32,
     /// Jiffies in a second.
     pub hz: u64,
     /// There is more than one way out.
@@ -44,38 +43,72 @@ impl GuardSettings {
     }
 
     fn guard(&self, flags: u32, expires: u64) -> Guard {
-        let share = self.answers_per_second / (self.hz.max(1) * u64::from(self.cpus.max(1)));
         Guard {
             flags,
-            answers_per_jiffy: u32::try_from(share.max(1)).unwrap_or(u32::MAX),
             mss4: self.mtu.saturating_sub(HEADERS4).max(536),
             mss6: self.mtu.saturating_sub(HEADERS6).max(1220),
-            _pad: 0,
             expires,
+            answers: compile::state(Action::RateLimit(Rate::Pps(self.answers_per_second)), 0, self.hz),
         }
     }
 }
 
-/// The guard's driver.
+/// Every port.
+const PORTS: usize = 65_536;
+
+/// What is armed in the kernel.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// As it was planned.
+    pub plan: Plan,
+    /// How many ports that is.
+    pub ports: usize,
+    /// The jiffy at which it ends.
+    pub ends: u64,
+}
+
+/// The guard's driver. What is armed is in the kernel alone.
 #[derive(Debug)]
 pub struct GuardDriver {
     kernel: KernelGuard,
-    /// The bits of every port that has any.
-    armed: BTreeMap<u16, u32>,
     own: BTreeSet<IpAddr>,
     scales: BTreeMap<u16, u8>,
 }
 
 impl GuardDriver {
-    /// Takes the guard over and disarms it: who armed it is gone, and so is what it knew.
-    pub fn new(mut kernel: KernelGuard) -> Self {
-        kernel.disarm();
+    /// Takes the guard over as it is: an earlier life of the daemon may have armed it in an attack
+    /// that goes on.
+    pub fn new(kernel: KernelGuard) -> Self {
+        let scale = |number: u16| {
+            let bits = kernel.port(number);
+            let known = (bits >> port::SCALE_SHIFT).checked_sub(1).filter(|_| bits & port::SYN != 0)?;
+            Some((number, u8::try_from(known).ok()?))
+        };
+        let scales = (0..=u16::MAX).filter_map(scale).collect();
+        Self { kernel, own: BTreeSet::new(), scales }
+    }
+
+    /// Returns what is armed.
+    pub fn present(&self) -> Present {
+        let (guard, mut present) = (self.kernel.get(), Present::default());
+        if guard.flags & flags::ARMED == 0 {
+            return present;
+        }
+        present.ends = guard.expires;
         for number in 0..=u16::MAX {
-            if kernel.port(number) != 0 {
-                kernel.arm(number, 0);
+            let (bits, ports) = (self.kernel.port(number), Ports::of(number));
+            present.ports += usize::from(bits != 0);
+            if bits & port::SYN != 0 {
+                present.plan.cookies.insert(number);
+            }
+            if bits & port::STATE != 0 {
+                present.plan.state.insert(ports);
+            }
+            if bits & port::UDP != 0 {
+                present.plan.closed.insert(ports);
             }
         }
-        Self { kernel, armed: BTreeMap::new(), own: BTreeSet::new(), scales: BTreeMap::new() }
+        present
     }
 
     /// Says which addresses are this host's own.
@@ -90,15 +123,22 @@ impl GuardDriver {
         Ok(())
     }
 
-    /// Learns which window scales the kernel chooses.
-    pub fn learn(&mut self, ports: &[PortSockets]) {
+    /// Learns which window scales the kernel chooses. Returns whether that changes what an armed
+    /// port has to answer.
+    pub fn learn(&mut self, ports: &[PortSockets]) -> bool {
+        let mut concerns = false;
         for sockets in ports {
+            let number = sockets.port;
+            let before = self.scales.get(&number).copied();
             match sockets.scale() {
-                Some(scale) => drop(self.scales.insert(sockets.port, scale)),
-                None if sockets.scales != 0 => drop(self.scales.remove(&sockets.port)),
+                Some(scale) => drop(self.scales.insert(number, scale)),
+                None if sockets.scales != 0 => drop(self.scales.remove(&number)),
                 None => {}
             }
+            let changed = self.scales.get(&number).copied() != before;
+            concerns |= changed && self.kernel.port(number) & port::SYN != 0;
         }
+        concerns
     }
 
     /// Lets what is armed go on until a jiffy.
@@ -107,52 +147,42 @@ impl GuardDriver {
     }
 
     /// Arms what the plan says until a jiffy, and disarms everything else. An empty plan leaves the
-    /// oracle on.
-    pub fn apply(&mut self, plan: &Plan, settings: &GuardSettings, expires: u64) {
+    /// oracle on. Returns how many ports are armed.
+    pub fn apply(&mut self, plan: &Plan, settings: &GuardSettings, expires: u64) -> usize {
         let wanted = self.bits(plan, settings);
+        let any = wanted.iter().fold(0, |any, bits| any | bits);
         let mut flags = flags::ORACLE;
-        for bits in wanted.values() {
-            flags |= if bits & port::SYN != 0 { flags::SYN } else { 0 };
-            flags |= if bits & port::STATE != 0 { flags::STATE } else { 0 };
-            flags |= if bits & port::UDP != 0 { flags::UDP } else { 0 };
-        }
+        flags |= if any & port::SYN != 0 { flags::SYN } else { 0 };
+        flags |= if any & port::STATE != 0 { flags::STATE } else { 0 };
+        flags |= if any & port::UDP != 0 { flags::UDP } else { 0 };
         flags |= if settings.timestamps == 2 { flags::TIMESTAMPS } else { 0 };
         flags |= if settings.syncookies == 2 { flags::ALWAYS } else { 0 };
         flags |= if settings.many_routes { flags::ROUTE } else { 0 };
         // Ports before flags on the way up; on the way down a port without bits is not looked at.
-        for (number, bits) in &wanted {
-            if self.armed.get(number) != Some(bits) {
-                self.kernel.arm(*number, *bits);
+        for (number, bits) in (0..=u16::MAX).zip(&wanted) {
+            if self.kernel.port(number) != *bits {
+                self.kernel.arm(number, *bits);
             }
         }
-        for number in self.armed.keys().filter(|number| !wanted.contains_key(number)) {
-            self.kernel.arm(*number, 0);
-        }
-        let guard = settings.guard(flags, expires);
-        if self.kernel.get() != guard {
-            self.kernel.set(guard);
-        }
-        self.armed = wanted;
+        self.kernel.set(settings.guard(flags, expires));
+        wanted.iter().filter(|bits| **bits != 0).count()
     }
 
-    /// Returns how many ports are armed.
-    pub fn armed(&self) -> usize {
-        self.armed.len()
-    }
-
-    fn bits(&self, plan: &Plan, settings: &GuardSettings) -> BTreeMap<u16, u32> {
-        let mut bits: BTreeMap<u16, u32> = BTreeMap::new();
-        for number in &plan.state {
-            *bits.entry(*number).or_default() |= port::STATE;
-        }
+    /// Returns the bits of every port.
+    fn bits(&self, plan: &Plan, settings: &GuardSettings) -> Vec<u32> {
+        let mut bits = vec![0; PORTS];
+        let mut add = |number: u16, what: u32| {
+            if let Some(bits) = bits.get_mut(usize::from(number)) {
+                *bits |= what;
+            }
+        };
+        plan.state.iter().flat_map(|ports| ports.each()).for_each(|number| add(number, port::STATE));
+        plan.closed.iter().flat_map(|ports| ports.each()).for_each(|number| add(number, port::UDP));
         if settings.no_cookies().is_none() {
             for number in &plan.cookies {
                 let scale = self.scales.get(number).map_or(0, |scale| u32::from(*scale) + 1);
-                *bits.entry(*number).or_default() |= port::SYN | scale << port::SCALE_SHIFT;
+                add(*number, port::SYN | scale << port::SCALE_SHIFT);
             }
-        }
-        for number in &plan.closed {
-            *bits.entry(*number).or_default() |= port::UDP;
         }
         bits
     }

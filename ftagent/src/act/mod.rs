@@ -4,3 +4,4 @@ pub mod enforcer;
 pub mod guard;
 pub mod operator;
 pub mod store;
+pub mod tripwire;

@@ -9,6 +9,7 @@ use aya::{
 use ftagent_common::{
     abi::maps,
     guard::{Guard, OWN_ADDRESSES, OwnAddress, flags, port},
+    rules::State,
 };
 
 use super::load::{LoadError, fd, io, map, open_map};
@@ -43,9 +44,13 @@ impl KernelGuard {
         self.guard.get(0)
     }
 
-    /// Says what it does; the flags come last, so that what they point at is there.
+    /// Says what it does; the flags come last, so that what they point at is there. What was spent
+    /// of the answers stays spent.
     pub fn set(&mut self, guard: Guard) {
-        self.guard.store(0, offset_of!(Guard, answers_per_jiffy), guard.answers_per_jiffy);
+        let answers = offset_of!(Guard, answers);
+        self.guard.store(0, answers + offset_of!(State, per_jiffy), guard.answers.per_jiffy);
+        self.guard.store(0, answers + offset_of!(State, burst), guard.answers.burst);
+        self.guard.store(0, answers + offset_of!(State, chunk), guard.answers.chunk);
         self.guard.store(0, offset_of!(Guard, mss4), guard.mss4);
         self.guard.store(0, offset_of!(Guard, mss6), guard.mss6);
         self.guard.store(0, offset_of!(Guard, expires), guard.expires);

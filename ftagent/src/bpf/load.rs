@@ -96,7 +96,7 @@ impl Loader<'_> {
 }
 
 /// The maps that outlive the daemon: all of them.
-pub const PINNED: [&str; 22] = {
+pub const PINNED: [&str; 23] = {
     use ftagent_common::abi::maps::*;
     [
         COUNTERS,
@@ -119,6 +119,7 @@ pub const PINNED: [&str; 22] = {
         GUARD_PORTS,
         GUARD_SCRATCH,
         OWN_ADDRESSES,
+        CEILINGS,
         SLOTS,
         CLOCK,
     ]

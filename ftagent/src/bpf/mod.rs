@@ -11,6 +11,7 @@ pub mod pins;
 pub mod rules;
 pub mod slots;
 pub mod testrun;
+pub mod tripwire;
 
 pub use load::{LoadError, Loader};
 

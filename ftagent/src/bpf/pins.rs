@@ -25,6 +25,7 @@ use ftagent_common::{
     guard::{Guard, OWN_ADDRESSES, OwnAddress, SCRATCH_BYTES},
     lists::{FILTER4_WORDS, FILTER6_WORDS, Key4, Key6, ListEntry},
     rules,
+    tripwire::{CEILINGS, Ceiling},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
@@ -83,7 +84,7 @@ const MMAPABLE: u32 = 1 << 10; // BPF_F_MMAPABLE
 const NO_PREALLOC: u32 = 1; // BPF_F_NO_PREALLOC
 
 /// The maps of this version. A test compares the table with the object.
-pub const EXPECTED: [Expected; 22] = {
+pub const EXPECTED: [Expected; 23] = {
     use MapType::{Array, ArrayOfMaps, Hash, PerCpuArray, RingBuf};
     const fn map(name: &'static str, kind: MapType, key: usize, value: usize, entries: u32, flags: u32) -> Expected {
         Expected { name, kind, key, value, entries, flags }
@@ -115,6 +116,7 @@ pub const EXPECTED: [Expected; 22] = {
         map(maps::GUARD_PORTS, Array, 4, 4, 65_536, MMAPABLE),
         map(maps::GUARD_SCRATCH, PerCpuArray, 4, SCRATCH_BYTES, 1, 0),
         map(maps::OWN_ADDRESSES, Hash, size_of::<OwnAddress>(), 4, OWN_ADDRESSES, NO_PREALLOC),
+        map(maps::CEILINGS, Array, 4, size_of::<Ceiling>(), CEILINGS as u32, MMAPABLE),
         map(maps::SLOTS, Array, 4, size_of::<SlotInfo>(), IFACE_SLOTS, 0),
         map(maps::CLOCK, Array, 4, size_of::<Clock>(), 1, MMAPABLE),
     ]

@@ -23,6 +23,7 @@ use super::{
     lists::Lists,
     load::{fd, io, program},
     rules::KernelRules,
+    tripwire::KernelTripwire,
 };
 use crate::sys::mmap::MappedArray;
 
@@ -69,6 +70,14 @@ impl TestRun {
     /// See [`LoadError`].
     pub fn open_rules(&self) -> Result<KernelRules, LoadError> {
         KernelRules::open_idle(&self.ebpf)
+    }
+
+    /// Opens the tripwire, for a [`TripwireDriver`](crate::act::tripwire::TripwireDriver).
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn open_tripwire(&self) -> Result<KernelTripwire, LoadError> {
+        KernelTripwire::open(&self.ebpf)
     }
 
     /// Sets the virtual clock: nanoseconds since the start of the run. A virtual jiffy is
@@ -143,6 +152,9 @@ impl TestRun {
 
 /// Length of a virtual jiffy, nanoseconds: that of a kernel with `CONFIG_HZ=250`.
 pub const JIFFY_NS: u64 = 4_000_000;
+
+/// Virtual jiffies in a second.
+pub const HZ: u64 = 1_000_000_000 / JIFFY_NS;
 
 /// Returns the virtual jiffy at a virtual time.
 pub const fn jiffies(now_ns: u64) -> u64 {

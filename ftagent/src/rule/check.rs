@@ -80,7 +80,7 @@ const ICMPV6: u8 = 58;
 /// # Errors
 /// Why it is not taken.
 pub fn check(matches: &FlowMatch, action: Action, guarded: &Guarded) -> Result<(), Objection> {
-    check_action(action)?;
+    check_action(matches, action)?;
     if let Some(why) = matches.impossible() {
         return Err(refused("matches no packet", format!("{why}; leave one of them out"), false));
     }
@@ -112,7 +112,7 @@ fn refused(reason: impl Into<String>, remedy: impl Into<String>, may_be_forced: 
 }
 
 /// What is read as a table has not passed the text form.
-fn check_action(action: Action) -> Result<(), Objection> {
+fn check_action(matches: &FlowMatch, action: Action) -> Result<(), Objection> {
     match action {
         Action::RateLimit(Rate::Pps(0) | Rate::Bps(0)) => {
             Err(refused("lets nothing pass", "write `drop` instead of a rate of 0", false))
@@ -120,9 +120,8 @@ fn check_action(action: Action) -> Result<(), Objection> {
         Action::RateLimit(Rate::Pps(rate) | Rate::Bps(rate)) if rate > MOST_RATE => {
             Err(refused("has a rate that no link reaches", format!("the highest is {MOST_RATE} a second"), false))
         }
-        Action::Challenge => {
-            let remedy = "write `drop` or `rate-limit`; answering SYNs with cookies is not for operators' rules yet";
-            Err(refused("cannot be carried out", remedy, false))
+        Action::Challenge if !matches.is_tcp() => {
+            Err(refused("would challenge what is not TCP", "begin with `tcp`: only SYNs can be answered", false))
         }
         _ => Ok(()),
     }
@@ -472,7 +471,7 @@ mod tests {
         let cases = [
             (of("udp sport 9"), Action::RateLimit(Rate::Pps(0)), "write `drop`"),
             (of("udp sport 9"), Action::RateLimit(Rate::Bps(u64::MAX)), "no link reaches"),
-            (of("tcp dport 80"), Action::Challenge, "cannot be carried out"),
+            (of("udp dport 80"), Action::Challenge, "only SYNs can be answered"),
             (of("udp flags syn"), Action::Drop, "matches no packet"),
             (of("udp sport 9 frag is"), Action::Count, "fragments count as having no ports"),
         ];

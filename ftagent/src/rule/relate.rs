@@ -134,6 +134,12 @@ impl FlowMatch {
         None
     }
 
+    /// Returns whether nothing but TCP can match.
+    pub fn is_tcp(&self) -> bool {
+        const TCP: u8 = 6;
+        self.proto == super::Ranges::one(TCP)
+    }
+
     /// Returns the family that it is limited to, by word or by a prefix.
     pub fn family(&self) -> Option<Family> {
         let net = self.src.or(self.dst);

@@ -29,12 +29,12 @@ struct Place<'a> {
 /// Compiles rules, in the order in which they are tried.
 ///
 /// # Errors
-/// [`RulesError::Compile`], naming the first rule for which there is no room or no such action.
+/// [`RulesError::Compile`], naming the first rule for which there is no room, or that cannot be carried out.
 pub fn compile(rules: &[Placed]) -> Result<Box<Table>, RulesError> {
     let mut places = Vec::with_capacity(rules.len());
     for placed in rules {
-        if placed.rule.action == Action::Challenge {
-            return Err(refuse(placed, "challenge is not available in the kernel yet; use drop or rate-limit"));
+        if placed.rule.action == Action::Challenge && !placed.rule.matches.is_tcp() {
+            return Err(refuse(placed, "only TCP can be challenged: name it"));
         }
         places.extend(expand(placed));
         if places.len() > RULES {
@@ -379,8 +379,8 @@ pub fn state(rule: Action, expires: u64, hz: u64) -> State {
     let hz = hz.max(1);
     let (action, tokens) = match rule {
         Action::Drop => (action::DROP, 0),
-        // The compiler refuses to challenge.
-        Action::Count | Action::Challenge => (action::COUNT, 0),
+        Action::Count => (action::COUNT, 0),
+        Action::Challenge => (action::CHALLENGE, 0),
         Action::RateLimit(Rate::Pps(rate)) => (action::LIMIT_PACKETS, u128::from(rate) * u128::from(TOKEN)),
         Action::RateLimit(Rate::Bps(rate)) => (action::LIMIT_BYTES, u128::from(rate) * u128::from(TOKEN) / 8),
     };

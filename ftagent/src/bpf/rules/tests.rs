@@ -49,7 +49,8 @@ fn the_rule_that_does_not_fit_is_named() {
             }),
             Some((7, "lengths")),
         ),
-        ("challenge", vec![placed(3, "tcp", Action::Challenge)], Some((3, "challenge is not available"))),
+        ("TCP is challenged", vec![placed(3, "tcp", Action::Challenge)], None),
+        ("UDP is not", vec![placed(3, "udp", Action::Challenge)], Some((3, "only TCP can be challenged"))),
     ];
     for (name, rules, expected) in cases {
         let said = refusal(&rules);
