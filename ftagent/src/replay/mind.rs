@@ -1,18 +1,23 @@
 //! Runs the decisions in virtual time: the same core as in the daemon, fed at the same pace.
 
-use ftagent_common::{TrafficClass, abi::Sampling, class::CLASS_SLOTS, counters::IfaceCounters};
+use ftagent_common::{TrafficClass, abi::Sampling, class::CLASS_SLOTS, counters::IfaceCounters, sample::flags::WOKE};
 
 use super::{rules::Rules, timeline::Event};
 use crate::{
-    bpf::{LoadError, testrun::TestRun},
+    act::{enforcer::Jiffies, tripwire::TripwireDriver},
+    bpf::{
+        LoadError,
+        testrun::{HZ, TestRun, jiffies},
+    },
     decide::{ClassCount, Counts, Decider, Now, Packet, Tick},
-    sense::poll::{TICK, strides},
+    sense::{
+        pace::Pace,
+        poll::{STRIDE_NS, strides},
+    },
 };
 
-/// Nanoseconds of a tick.
-const TICK_NS: u64 = TICK.as_nanos() as u64;
-/// Ticks between adjustments of the sampling strides.
-const STRIDE_TICKS: u64 = 10;
+/// What is held against each class is renewed this often, nanoseconds.
+const RENEW_NS: u64 = 1_000_000_000;
 
 /// The decisions of a replay.
 pub(super) struct Mind {
@@ -20,10 +25,18 @@ pub(super) struct Mind {
     pub(super) decider: Decider,
     /// What they want of the kernel.
     pub(super) rules: Rules,
+    tripwire: TripwireDriver,
+    /// The generation that is held against the classes, and when it was renewed.
+    held: Option<(u64, u64)>,
     sampling: Sampling,
     sample_rate: u32,
+    pace: Pace,
     /// Ticks that are over.
     ticks: u64,
+    /// When the last one was.
+    ended_ns: u64,
+    /// When the strides were adjusted.
+    adapted_ns: u64,
     /// Whether the program saw a packet in the present tick.
     busy: bool,
     before: Box<IfaceCounters>,
@@ -37,10 +50,21 @@ pub(super) struct Mind {
 }
 
 impl Mind {
-    pub(super) fn new(decider: Decider, rules: Rules, sample_rate: u32, burst: u32, sees_outbound: bool) -> Self {
+    pub(super) fn new(
+        decider: Decider,
+        rules: Rules,
+        tripwire: TripwireDriver,
+        (sample_rate, burst): (u32, u32),
+        sees_outbound: bool,
+    ) -> Self {
         Self {
             decider,
             rules,
+            tripwire,
+            held: None,
+            pace: Pace::new(0),
+            ended_ns: 0,
+            adapted_ns: 0,
             sampling: Sampling { stride: [1; CLASS_SLOTS], burst, _pad: 0 },
             sample_rate,
             ticks: 0,
@@ -56,18 +80,21 @@ impl Mind {
 
     /// Ends all ticks up to a time.
     pub(super) fn advance(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), LoadError> {
-        while (self.ticks + 1) * TICK_NS <= now_ns {
+        while self.pace.due_ns() <= now_ns {
             self.ticks += 1;
-            self.tick(datapath)?;
+            self.tick(self.pace.due_ns(), datapath)?;
         }
         Ok(())
     }
 
-    /// Takes in a packet that the program has just seen.
-    pub(super) fn inbound(&mut self, datapath: &mut TestRun) {
+    /// Takes in a packet that the program has just seen. Its sample may say that the tick ends soon.
+    pub(super) fn inbound(&mut self, now_ns: u64, datapath: &mut TestRun) {
         self.busy = true;
         // The ring holds the samples of one packet at a time: none is ever lost.
         while let Some(record) = datapath.next_sample() {
+            if record.header.flags & WOKE != 0 {
+                self.pace.wake(now_ns);
+            }
             self.samples.push(Packet::of_sample(&record));
         }
     }
@@ -77,8 +104,7 @@ impl Mind {
         self.outbound.push(Packet::decode(event.time_ns, event.frame, event.frame.len(), None, false));
     }
 
-    fn tick(&mut self, datapath: &mut TestRun) -> Result<(), LoadError> {
-        let now_ns = self.ticks * TICK_NS;
+    fn tick(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), LoadError> {
         if std::mem::take(&mut self.busy) {
             let total = datapath.counters()?;
             for (class, count) in TrafficClass::ALL.into_iter().zip(&mut self.counts.classes) {
@@ -94,7 +120,7 @@ impl Mind {
         let unix_ms = i64::try_from(now_ns / 1_000_000).unwrap_or(i64::MAX);
         self.decider.on_tick(&Tick {
             now: Now { mono_ns: now_ns, unix_ms },
-            elapsed_ns: TICK_NS,
+            elapsed_ns: now_ns.saturating_sub(std::mem::replace(&mut self.ended_ns, now_ns)),
             counts: &self.counts,
             samples: &self.samples,
             outbound: self.sees_outbound.then_some(&self.outbound),
@@ -102,17 +128,30 @@ impl Mind {
             rules: self.rules.counts()?,
         });
         self.rules.end_tick(self.ticks, now_ns, &self.decider, datapath)?;
+        self.hold(now_ns);
         self.samples.clear();
         self.outbound.clear();
-        if self.ticks.is_multiple_of(STRIDE_TICKS) {
-            self.adapt(datapath)?;
+        if now_ns.saturating_sub(self.adapted_ns) >= STRIDE_NS {
+            self.adapt(now_ns, datapath)?;
         }
+        self.pace.tick(now_ns, self.decider.is_hasty(now_ns));
         Ok(())
     }
 
+    /// Has the program hold against each class what is decided.
+    fn hold(&mut self, now_ns: u64) {
+        let (ceilings, generation) = self.decider.ceilings();
+        if self.held.is_none_or(|(held, at)| held != generation || now_ns.saturating_sub(at) >= RENEW_NS) {
+            self.tripwire.apply(ceilings, Jiffies { now: jiffies(now_ns), hz: HZ });
+            self.held = Some((generation, now_ns));
+        }
+    }
+
     /// Adjusts the strides as the daemon's poll loop does.
-    fn adapt(&mut self, datapath: &mut TestRun) -> Result<(), LoadError> {
-        let rates = std::mem::replace(&mut self.recent, [0.0; TrafficClass::COUNT]);
+    fn adapt(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), LoadError> {
+        let seconds = now_ns.saturating_sub(std::mem::replace(&mut self.adapted_ns, now_ns)) as f64 / 1e9;
+        let packets = std::mem::replace(&mut self.recent, [0.0; TrafficClass::COUNT]);
+        let rates = packets.map(|packets| packets / seconds);
         let wanted = strides(&rates, self.sample_rate);
         let Some(present) = self.sampling.stride.get_mut(..TrafficClass::COUNT) else { return Ok(()) };
         if present != wanted {

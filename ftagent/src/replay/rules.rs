@@ -13,7 +13,7 @@ use crate::{
     bpf::{
         LoadError,
         rules::RulesError,
-        testrun::{JIFFY_NS, TestRun, jiffies},
+        testrun::{HZ, TestRun, jiffies},
     },
     decide::{
         Decider,
@@ -22,8 +22,6 @@ use crate::{
     rule::{Action, FlowMatch, Origin, Rule},
 };
 
-/// Virtual jiffies in a second.
-const HZ: u64 = 1_000_000_000 / JIFFY_NS;
 /// Ticks between renewals.
 const RENEW_TICKS: u64 = 10;
 /// How long a rule that was given with the command line lasts; it is renewed all the time.

@@ -24,7 +24,7 @@ use super::{
     watch::Seen,
 };
 use crate::{
-    act::store::origin,
+    act::{store::origin, tripwire::TripwireDriver},
     bpf::{
         LoadError,
         lists::{FeedSet, Which},
@@ -157,7 +157,9 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
     decider.set_exempt(Exempt { flows: Vec::new(), own });
     let rules = Rules::new(&options.drop, &mut datapath)?;
     let sees_outbound = timeline.has_outbound();
-    let mut mind = Mind::new(decider, rules, config.sampling.rate_pps, config.sampling.burst, sees_outbound);
+    let tripwire = TripwireDriver::new(datapath.open_tripwire()?);
+    let sampling = (config.sampling.rate_pps, config.sampling.burst);
+    let mut mind = Mind::new(decider, rules, tripwire, sampling, sees_outbound);
     run.passed = Output::create(options.out_passed.as_deref())?;
     run.dropped = Output::create(options.out_dropped.as_deref())?;
     run.drive(&mut timeline, duration, &mut datapath, &mut mind, watch)?;
@@ -322,7 +324,7 @@ impl Run {
             match event.direction {
                 Direction::Inbound => {
                     self.inbound(&event, datapath, watch)?;
-                    mind.inbound(datapath);
+                    mind.inbound(event.time_ns, datapath);
                 }
                 Direction::Outbound => {
                     self.outbound += 1;

@@ -25,7 +25,8 @@ pub struct Observed<'a> {
     pub at_ns: u64,
     /// The same, milliseconds since 1970, UTC.
     pub unix_ms: i64,
-    /// Time since the tick before: 100 ms, or longer where ticks were missed.
+    /// Time since the tick before: 100 ms, less where something is the matter, longer where ticks
+    /// were missed.
     pub elapsed_ns: u64,
     /// What was counted in it, summed over the interfaces.
     pub classes: &'a Classes,
@@ -35,8 +36,9 @@ pub struct Observed<'a> {
     pub host: Option<HostSignals>,
 }
 
-/// Takes what was observed. It is called on the poll thread, so it may not wait.
-pub type Sink = Box<dyn FnMut(Observed<'_>) + Send>;
+/// Takes what was observed, and returns whether a decision waits for the next tick, which comes sooner
+/// then. It is called on the poll thread, so it may not wait.
+pub type Sink = Box<dyn FnMut(Observed<'_>) -> bool + Send>;
 
 /// A difference of clocks, nanoseconds, above which the machine was suspended between two ticks.
 const SUSPENDED_NS: u64 = 50_000_000;

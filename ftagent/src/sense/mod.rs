@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod host;
 pub mod meter;
+pub mod pace;
 pub mod poll;
 pub mod signals;
 pub mod window;

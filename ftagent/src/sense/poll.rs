@@ -1,5 +1,5 @@
 //! The poll loop: every 100 ms it reads the counters of every interface, drains the samples, and
-//! hands both on.
+//! hands both on; sooner where the kernel says that there is too much of something.
 //!
 //! It runs on a thread of its own and makes blocking system calls only. What happened in a tick
 //! goes to its [`Sink`]; whoever wants totals and rates takes the latest snapshot. It never waits
@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aya::maps::{Array, MapData, RingBuf};
@@ -22,19 +22,22 @@ use ftagent_common::{
     counters::IfaceCounters,
     sample::SampleRecord,
 };
+use nix::{
+    errno::Errno,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 
 use super::{
     clock,
     host::watch::Latest,
     meter::{Meter, Observed, Sink},
+    pace::Pace,
     window::{IfaceSnapshot, Window},
 };
 use crate::{bpf::counters::CounterReader, sys};
 
-/// Time between reads.
-pub const TICK: Duration = Duration::from_millis(100);
-/// Ticks between adjustments of the sampling strides.
-pub const STRIDE_TICKS: u64 = 10;
+/// Time between adjustments of the sampling strides, nanoseconds.
+pub const STRIDE_NS: u64 = 1_000_000_000;
 /// Samples that one tick takes at most, twice what the ring holds: a ring that fills as fast as it
 /// is drained must not hold the loop.
 const MOST_SAMPLES: usize = 12_000;
@@ -68,6 +71,8 @@ pub struct Shared {
     pub samples: AtomicU64,
     /// Reads that failed.
     pub errors: AtomicU64,
+    /// Ticks that ended sooner because the kernel said that there was too much of something.
+    pub wakes: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -78,6 +83,7 @@ impl Default for Shared {
             targets: Mutex::new(Vec::new()),
             samples: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         }
     }
@@ -138,26 +144,25 @@ impl Poll {
             meter: Meter::default(),
             samples: Vec::with_capacity(512),
         };
+        let alarm = Alarm::new(&self.ring)?;
         thread::Builder::new().name("poll".into()).spawn(move || {
-            let mut next = Instant::now();
-            for tick in 0u64.. {
-                if shared.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                self.tick(&shared, &mut state);
-                if tick % STRIDE_TICKS == STRIDE_TICKS - 1 {
+            let mut pace = Pace::new(clock::monotonic_ns());
+            let mut adapted_ns = 0;
+            while !shared.stop.load(Ordering::Relaxed) {
+                let now_ns = clock::monotonic_ns();
+                let hasty = self.tick(&shared, &mut state);
+                if now_ns.saturating_sub(adapted_ns) >= STRIDE_NS {
                     self.adapt(&shared);
+                    adapted_ns = now_ns;
                 }
-                // Behind (suspended, starved): ticks are not made up for, and none is so short
-                // that a few packets look like a rate.
-                let now = Instant::now();
-                next = (next + TICK).max(now + TICK / 2);
-                thread::sleep(next.duration_since(now));
+                pace.tick(now_ns, hasty);
+                alarm.sleep(&mut pace, &shared);
             }
         })
     }
 
-    fn tick(&mut self, shared: &Shared, state: &mut State) {
+    /// Returns whether a decision waits for the next tick.
+    fn tick(&mut self, shared: &Shared, state: &mut State) -> bool {
         let State { reader, windows, meter, samples } = state;
         let (at, at_ns, boot_ns) = (Instant::now(), clock::monotonic_ns(), clock::boot_ns());
         let targets = shared.targets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,10 +188,9 @@ impl Poll {
         samples.extend(records.take(MOST_SAMPLES).flatten());
         shared.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
         *shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot { at, ifaces });
-        if let Some((elapsed_ns, classes)) = meter.finish(at_ns, boot_ns) {
-            let host = self.host.take();
-            (self.sink)(Observed { at_ns, unix_ms: clock::unix_ms(), elapsed_ns, classes, samples, host });
-        }
+        let Some((elapsed_ns, classes)) = meter.finish(at_ns, boot_ns) else { return false };
+        let host = self.host.take();
+        (self.sink)(Observed { at_ns, unix_ms: clock::unix_ms(), elapsed_ns, classes, samples, host })
     }
 
     /// Gives every class that is active an equal share of the wanted sample rate: a rare kind of
@@ -204,6 +208,39 @@ impl Poll {
             sampling.stride[..TrafficClass::COUNT].copy_from_slice(&wanted);
             if self.sampling.set(0, sampling, 0).is_err() {
                 shared.errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Waits for the next tick, or for the kernel's word that there is too much of something.
+struct Alarm(Epoll);
+
+impl Alarm {
+    fn new(ring: &RingBuf<MapData>) -> std::io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // Edge-triggered: samples that lie in the ring are no event, only the program's wake-up is.
+        epoll.add(ring, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+        Ok(Self(epoll))
+    }
+
+    fn sleep(&self, pace: &mut Pace, shared: &Shared) {
+        loop {
+            let now_ns = clock::monotonic_ns();
+            let left_ns = pace.due_ns().saturating_sub(now_ns);
+            if left_ns == 0 {
+                return;
+            }
+            // Whole milliseconds, upwards: no turn of the loop is for nothing.
+            let timeout = u16::try_from(left_ns.div_ceil(1_000_000)).unwrap_or(u16::MAX);
+            match self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::from(timeout)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) if pace.wake(clock::monotonic_ns()) => {
+                    shared.wakes.fetch_add(1, Ordering::Relaxed);
+                }
+                // What cannot be waited for is slept through.
+                Ok(_) => {}
+                Err(_) => thread::sleep(std::time::Duration::from_nanos(left_ns)),
             }
         }
     }

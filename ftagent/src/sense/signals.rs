@@ -62,6 +62,10 @@ pub struct HostSignals {
     pub udp_delivered: u64,
     /// UDP datagrams sent (`Udp: OutDatagrams` and `Udp6OutDatagrams`).
     pub udp_sent: u64,
+    /// Packets that were lost before anybody saw them: rings and backlogs were full.
+    pub packets_lost: u64,
+    /// Share of the time that the busiest CPU spent in soft interrupts, in thousandths.
+    pub softirq_permille: u16,
     /// TCP ports with connections, busiest first; `None` where the socket table was not read in
     /// this interval.
     pub ports: Option<Vec<PortSockets>>,
@@ -75,6 +79,17 @@ impl HostSignals {
     pub const STALLED_AGE_S: u32 = 10;
     /// Bytes below which it has received little.
     pub const STALLED_BYTES: u64 = 2048;
+
+    /// Packets lost in a second from which on this host suffers.
+    const LOSES: f64 = 50.0;
+    /// Thousandths of a CPU in soft interrupts from which on it does.
+    const SATURATED: u16 = 900;
+
+    /// Returns whether this host takes more packets than it can.
+    pub fn is_strained(&self) -> bool {
+        let seconds = (self.interval_ns as f64 / 1e9).max(0.05);
+        self.packets_lost as f64 >= Self::LOSES * seconds || self.softirq_permille >= Self::SATURATED
+    }
 
     /// Joins what was read in the interval before this one, that nobody took, to this one.
     #[must_use]
@@ -92,10 +107,12 @@ impl HostSignals {
             (&mut self.udp_no_ports, earlier.udp_no_ports),
             (&mut self.udp_delivered, earlier.udp_delivered),
             (&mut self.udp_sent, earlier.udp_sent),
+            (&mut self.packets_lost, earlier.packets_lost),
         ];
         for (sum, more) in sums {
             *sum = sum.saturating_add(more);
         }
+        self.softirq_permille = self.softirq_permille.max(earlier.softirq_permille);
         self.ports = self.ports.or(earlier.ports);
         self.peers = self.peers.or(earlier.peers);
         self

@@ -8,6 +8,7 @@ pub mod diag;
 mod guard;
 mod proc;
 pub mod stats;
+pub mod strain;
 #[cfg(test)]
 mod tests;
 pub mod watch;

@@ -144,8 +144,7 @@ IpExt: 0
             udp_no_ports: 1,
             udp_delivered: 10 + 8,
             udp_sent: 6,
-            ports: None,
-            peers: None,
+            ..HostSignals::default()
         };
         assert_eq!(now.since(&before, 200), expected);
         assert_eq!(problems, Vec::<String>::new());

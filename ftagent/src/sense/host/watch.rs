@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{HostRoot, diag::SocketTable, stats::Totals};
+use super::{HostRoot, diag::SocketTable, stats::Totals, strain::Strain};
 use crate::sense::{clock, signals::HostSignals};
 
 /// Time between two readings of the statistics.
@@ -70,6 +70,7 @@ pub fn spawn(root: HostRoot, latest: Arc<Latest>) -> io::Result<thread::JoinHand
 struct Watch {
     root: HostRoot,
     totals: Totals,
+    strain: Strain,
     at: Instant,
     table: SocketTable,
     /// When the socket table may be read next.
@@ -82,6 +83,7 @@ impl Watch {
         let mut watch = Self {
             root,
             totals: Totals::default(),
+            strain: Strain::default(),
             at: Instant::now(),
             table: SocketTable::default(),
             next: Instant::now(),
@@ -95,8 +97,10 @@ impl Watch {
         let mut problems = Vec::new();
         let (totals, at) = (Totals::read(&self.root, &mut problems), Instant::now());
         let interval_ns = u64::try_from(at.duration_since(self.at).as_nanos()).unwrap_or(u64::MAX);
-        let signals = totals.since(&self.totals, interval_ns);
-        (self.totals, self.at) = (totals, at);
+        let mut signals = totals.since(&self.totals, interval_ns);
+        let strain = Strain::read(&self.root, &mut problems);
+        strain.since(&self.strain, &mut signals);
+        (self.totals, self.strain, self.at) = (totals, strain, at);
         if let Some(problem) = problems.first() {
             self.tell(problem);
         }
