@@ -10,7 +10,7 @@ use ftagent_common::TrafficClass;
 use super::{
     Excess, Packet, Tick,
     classify::{self, Judgement, Scene},
-    flows::{Flows, Mark, block_of},
+    flows::{Flows, Mark, State, block_of},
     known::Known,
     packet::tcp,
 };
@@ -244,7 +244,8 @@ impl Analyst {
             }
             let known = packet.src().is_some_and(|src| self.known.contains(block_of(src)));
             begun += u32::from(packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && packet.is_tcp());
-            completed += u32::from(self.flows.get(&mark).is_some_and(|flow| flow.just_completed(packet)));
+            let goes_on = mark.state == State::Steady;
+            completed += u32::from(goes_on && self.flows.get(&mark).is_some_and(|flow| flow.just_completed(packet)));
             self.ring.push_back(Seen {
                 packet: *packet,
                 class: looked_at(packet),

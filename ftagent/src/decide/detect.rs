@@ -57,6 +57,16 @@ pub fn limits(baselines: &Baselines, class: TrafficClass, metric: Metric, truste
     Limits { baseline, spread: (high - baseline).max(0.0), threshold: if known.is_finite() { known } else { floor } }
 }
 
+/// Returns how much above the threshold is evidence, packets or bits.
+pub fn evidence(class: TrafficClass, metric: Metric, threshold: f64) -> f64 {
+    let least = match metric {
+        Metric::Bps => BITS,
+        _ if no_business(class) || invalid(class) => PACKETS_NO_BUSINESS,
+        _ => PACKETS,
+    };
+    least.max(threshold * WINDOW_S)
+}
+
 /// Evidence of one class in one metric.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
@@ -162,9 +172,8 @@ impl ClassState {
     ) -> Option<Excess> {
         let pps = limits(baselines, class, Metric::Pps, trusted);
         let bps = limits(baselines, class, Metric::Bps, trusted);
-        let least = if no_business(class) || invalid(class) { PACKETS_NO_BUSINESS } else { PACKETS };
-        let packets = least.max(pps.threshold * WINDOW_S);
-        let bits = BITS.max(bps.threshold * WINDOW_S);
+        let packets = evidence(class, Metric::Pps, pps.threshold);
+        let bits = evidence(class, Metric::Bps, bps.threshold);
         self.pps.add(tick, count, count.packets as f64, pps.threshold, packets);
         if bps.threshold.is_finite() {
             self.bps.add(tick, count, count.bytes as f64 * 8.0, bps.threshold, bits);

@@ -11,7 +11,7 @@ use ftagent_common::TrafficClass;
 use serde::{Deserialize, Serialize};
 
 use self::series::{Series, WEEK};
-use super::{Metric, Now};
+use super::{Metric, Now, guard::Validation};
 
 /// What is known of one class and metric, for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub struct Checkpoint {
     pub learned_s: u64,
     /// The classes that were ever seen.
     pub classes: Vec<Learned>,
+    /// Where the socket table was found to be right. It is of one node alone: exports do not have it.
+    #[serde(default)]
+    pub sockets: Option<Validation>,
 }
 
 /// What was learned of one class.
@@ -195,7 +198,7 @@ impl Baselines {
             bps: pair.bps.clone(),
         };
         let classes = used.map(learned).collect();
-        Checkpoint { version: Checkpoint::VERSION, taken: now, learned_s: self.learned_s, classes }
+        Checkpoint { version: Checkpoint::VERSION, taken: now, learned_s: self.learned_s, classes, sockets: None }
     }
 
     /// Makes the baselines of a checkpoint.
@@ -269,24 +272,7 @@ pub const fn invalid(class: TrafficClass) -> bool {
     matches!(class, Malformed | TcpNull | TcpXmas | TcpBadFlags | TcpUrg)
 }
 
-/// Returns the classes that an edge node has no business receiving.
+/// Returns whether an edge node has no business receiving packets of this class.
 pub const fn no_business(class: TrafficClass) -> bool {
-    use TrafficClass::*;
-    matches!(
-        class,
-        UdpSrcChargen
-            | UdpSrcQotd
-            | UdpSrcMemcached
-            | UdpSrcSsdp
-            | UdpSrcWsd
-            | UdpSrcCldap
-            | UdpSrcArd
-            | UdpSrcCoap
-            | UdpSrcPlex
-            | UdpSrcJenkins
-            | UdpSrcDvr
-            | UdpSrcUbiquiti
-            | UdpSrcMitel
-            | UdpSrcBacnet
-    )
+    class.is_no_business()
 }

@@ -22,6 +22,11 @@ const CERTIFICATES: u32 = 16_384;
 const MEANT: f64 = 6.0;
 /// Requests or handshakes that a rule wants to see.
 const ENOUGH: usize = 15;
+/// Who connects says something within this time, nanoseconds …
+const SILENCE_NS: u64 = 1_000_000_000;
+/// … and at once where it speaks first, as browsers do: with the packet behind the one that completes
+/// the handshake. Of a crowd of any kind some do. So much silence is enough of hundreds.
+const COMMON_SILENCE_NS: u64 = 300_000_000;
 
 /// Judges the excess that goes on within connections. `explained`: classes that are something else.
 pub fn judge<'a>(scene: &Scene<'a>, window: &Window<'a>, explained: &[TrafficClass]) -> Vec<Opinion<'a>> {
@@ -185,24 +190,22 @@ impl<'a> View<'_, 'a> {
     fn idle(&self) -> Option<Proposal<'a>> {
         let scene = self.scene;
         let excess = scene.excess_of(TcpSyn).filter(|_| self.classes.contains(&TcpSyn))?;
-        // By class, because not every segment is sampled: who connects says something within a second.
+        // By class, because not every segment is sampled.
         let above = |class| (scene.rates.of(class, 1_000_000_000).0 - scene.normal(class)).max(0.0);
         let said = above(TcpData) + above(HttpRequest) + above(TlsClientHello);
         let opened = above(TcpSyn);
-        if excess.since_ns + 1_000_000_000 > scene.now_ns || said >= 0.3 * opened || opened < 100.0 {
+        let begun_ns = scene.now_ns.saturating_sub(excess.since_ns);
+        if begun_ns < COMMON_SILENCE_NS || said >= 0.3 * opened || opened < 100.0 {
             return None;
         }
         let completed = tcp::by_followers(scene, self.window, excess.pps);
-        let aged = only(self.syns, |seen| seen.packet.time_ns + 1_000_000_000 <= scene.now_ns);
-        let complete = only(&aged, |seen| scene.flow(seen).is_some_and(|flow| flow.has(note::COMPLETE)));
-        let silent =
-            only(&complete, |seen| scene.flow(seen).is_some_and(|flow| flow.halves.iter().all(|half| half.data == 0)));
-        let share = weight(&silent) / weight(&complete).max(1.0);
-        let traits = Traits::of(scene, &aged);
-        let scan = traits.looks_swept() || traits.dports.distinct() * 2 > aged.len();
-        if aged.len() < 2 * ENOUGH || completed < 0.6 || scan || complete.len() >= 10 && share < 0.7 {
+        if completed < 0.6 {
             return None;
         }
+        let common = scene.lift(TcpSyn) >= 8.0 && said < 0.05 * opened;
+        let long = begun_ns >= SILENCE_NS;
+        let aged = long.then(|| self.silent(SILENCE_NS, 0, 0.7)).flatten();
+        let aged = aged.or_else(|| common.then(|| self.silent(COMMON_SILENCE_NS, 100, 0.95)).flatten())?;
         let mut proposal = self.propose(Vector::TcpConnectionFlood, aged).sure(
             0.75 + 0.1 * completed,
             false,
@@ -210,6 +213,20 @@ impl<'a> View<'_, 'a> {
         );
         proposal.completed = Some(completed);
         Some(proposal)
+    }
+
+    /// Returns the connections that began so long ago, where they are many, not a scan's, and `share` of
+    /// the completed ones said nothing; `least` of these have to be seen.
+    fn silent(&self, for_ns: u64, least: usize, share: f64) -> Option<Vec<&'a Seen>> {
+        let scene = self.scene;
+        let aged = only(self.syns, |seen| seen.packet.time_ns + for_ns <= scene.now_ns);
+        let complete = only(&aged, |seen| scene.flow(seen).is_some_and(|flow| flow.has(note::COMPLETE)));
+        let silent =
+            only(&complete, |seen| scene.flow(seen).is_some_and(|flow| flow.halves.iter().all(|half| half.data == 0)));
+        let is_silent = complete.len() < 10 || weight(&silent) >= share * weight(&complete);
+        let traits = Traits::of(scene, &aged);
+        let scan = traits.looks_swept() || traits.dports.distinct() * 2 > aged.len();
+        (aged.len() >= 2 * ENOUGH && complete.len() >= least && is_silent && !scan).then_some(aged)
     }
 
     /// Few connections that send very many small messages to a service, which has little to say.

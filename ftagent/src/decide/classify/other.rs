@@ -5,9 +5,9 @@ use ftagent_common::TrafficClass::{self, *};
 
 use super::super::{Vector, analyst::Seen, packet::tcp, table::Tally};
 use super::{
-    scene::{Opinion, Proposal, Scene, Window},
+    scene::{Family, Opinion, Proposal, Scene, Window, family},
     tcp::SCAN_PPS,
-    traits::{Traits, head_hash, only, weight},
+    traits::{Traits, hash_of, head_hash, only, weight},
     udp,
 };
 
@@ -72,6 +72,12 @@ fn icmp<'a>(scene: &Scene<'a>, window: &Window<'a>, out: &mut Vec<Opinion<'a>>) 
     }
     let unreachable = window.of(IcmpUnreachable);
     if let Some(excess) = scene.excess_of(IcmpUnreachable).filter(|_| unreachable.len() >= ENOUGH) {
+        if is_returned(scene, window, unreachable, excess.pps) {
+            out.push(Opinion::Ordinary(
+                "icmp_unreachable: of hosts that send far more than that, to be answered".into(),
+            ));
+            return;
+        }
         let few = Traits::of(scene, unreachable).sources.head_share(8) >= 0.8;
         let port = weight(&only(unreachable, |seen| seen.packet.code == 3)) >= 0.8 * weight(unreachable);
         let confidence = match excess.pps {
@@ -84,6 +90,31 @@ fn icmp<'a>(scene: &Scene<'a>, window: &Window<'a>, out: &mut Vec<Opinion<'a>>) 
         let proposal = Proposal::new(scene, Vector::IcmpUnreachableFlood, &[IcmpUnreachable], unreachable.to_vec());
         out.push(Opinion::Attack(proposal.sure(confidence, few && excess.pps >= 2000.0, why)));
     }
+}
+
+/// Returns whether unreachables come of what their own senders do: who sends a lot from ports on which
+/// it does not listen returns each answer that reaches it (RFC 1122, 3.2.2.1). That holds whatever the
+/// rest of its packets turns out to be, and also while that is not certain.
+fn is_returned(scene: &Scene<'_>, window: &Window<'_>, unreachable: &[&Seen], pps: f64) -> bool {
+    let by_source = |list: &[&Seen]| {
+        let mut sources: Vec<u64> = list.iter().filter_map(|seen| seen.packet.src()).map(hash_of).collect();
+        sources.sort_unstable();
+        sources
+    };
+    let within = |sources: &[u64], list: &[&Seen]| {
+        let known = |seen: &Seen| seen.packet.src().is_some_and(|src| sources.binary_search(&hash_of(src)).is_ok());
+        weight(&only(list, known)) / weight(list).max(1.0)
+    };
+    let returned = by_source(unreachable);
+    let others = scene.excess.iter().filter(|excess| !matches!(family(excess.class), Family::Icmp | Family::Malformed));
+    let (mut sent, mut senders) = (0.0, Vec::new());
+    for class in others.map(|excess| excess.class).collect::<std::collections::BTreeSet<_>>() {
+        let list = window.of(class);
+        sent += scene.above(class) * within(&returned, list);
+        senders.extend_from_slice(list);
+    }
+    let own = within(&by_source(&senders), unreachable);
+    own >= 0.5 && sent >= 2.0 * own * pps
 }
 
 /// Echo requests, and every type that is not echo reply or unreachable.

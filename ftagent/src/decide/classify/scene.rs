@@ -97,6 +97,7 @@ impl<'a> Scene<'a> {
                 *list = list.iter().step_by(step).copied().collect();
             }
             list.reverse();
+            self.flows.fetch_marked(list.iter().map(|seen| &seen.mark));
             steps.push(step);
         }
         Window { lists, steps, since }

@@ -8,17 +8,23 @@ use super::super::{
     Vector,
     analyst::Seen,
     flows::{State, http, note},
+    table::Tally,
 };
 use super::{
     l7,
     scene::{Family, Opinion, Proposal, Scene, Window, family},
-    traits::{Traits, only, weight},
+    traits::{Traits, hash_of, only, weight},
 };
 
 /// After so long a handshake that is not completed counts as such, nanoseconds …
 const PATIENCE_NS: u64 = 100_000_000;
-/// … and where the SYNs look like those of real hosts: far ones need as long.
+/// … and where the SYNs look like those of real hosts: far ones need as long …
 const LONG_PATIENCE_NS: u64 = 350_000_000;
+/// … unless a few strangers begin hundreds at once. It is the size of a crowd that asks for patience
+/// with all of its ways here; each of these has one way, and begins more than a person ever does.
+const SHORT_PATIENCE_NS: u64 = 150_000_000;
+/// Connections that a source begins at once, from which on it is one of these.
+const AT_ONCE: f64 = 100.0;
 /// Scans run below this rate, packets a second: faster ones hurt whatever they look for.
 pub const SCAN_PPS: f64 = 30_000.0;
 /// After so long the flow table knows the connections there are, nanoseconds.
@@ -83,7 +89,11 @@ fn half_open(scene: &Scene<'_>, window: &Window<'_>) -> Option<HalfOpen> {
     }
     let traits = Traits::of(scene, list);
     let real = !traits.looks_forged() && stack_like(list);
-    let patience = if real { LONG_PATIENCE_NS } else { PATIENCE_NS };
+    let patience = match real {
+        false => PATIENCE_NS,
+        true if few_begin_all(scene, window) => SHORT_PATIENCE_NS,
+        true => LONG_PATIENCE_NS,
+    };
     let (mut good, mut bad, mut aged) = (0.0, 0.0, 0);
     for seen in list {
         if scene.is_completed(seen) {
@@ -106,6 +116,19 @@ fn half_open(scene: &Scene<'_>, window: &Window<'_>) -> Option<HalfOpen> {
     let above = (excess.pps - normal).max(1.0);
     let bad = ((excess.pps * (1.0 - completed) - normal * (1.0 - usual)) / above).clamp(0.0, 1.0);
     Some(HalfOpen { traits, completed, bad, aged, real })
+}
+
+/// Returns whether a few sources that nobody knows have begun most connections of the time that is
+/// waited for the farthest, each more of them than it could use, and completed none of these.
+fn few_begin_all(scene: &Scene<'_>, window: &Window<'_>) -> bool {
+    const FEW: usize = 4;
+    let recent = only(window.of(TcpSyn), |seen| seen.packet.time_ns + LONG_PATIENCE_NS >= scene.now_ns);
+    let waiting = only(&recent, |seen| !seen.mark.known && !scene.is_completed(seen));
+    let mut begun = Tally::with_capacity(waiting.len(), scene.seed);
+    waiting.iter().for_each(|seen| begun.add(seen.packet.src().map_or(0, hash_of), seen.weight));
+    let by_few = begun.head_share(FEW) * weight(&waiting);
+    let by_each = by_few * window.step(TcpSyn) as f64 / FEW.min(begun.distinct()).max(1) as f64;
+    scene.trusted && by_few >= 0.5 * weight(&recent) && by_each >= AT_ONCE
 }
 
 /// Returns whether all packets of a class are sampled.

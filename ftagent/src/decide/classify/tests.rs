@@ -12,7 +12,7 @@ use crate::decide::{
     Counts, Excess, Metric, Now, Packet, Tick, Vector,
     analyst::{Analyst, Question},
     baseline::no_business,
-    frames::{Dice, decoded},
+    frames::{Dice, HOST, decoded, ip, ip_at, member, udp, udp_bytes},
 };
 
 const TICK_NS: u64 = 100_000_000;
@@ -163,6 +163,51 @@ fn two_floods_at_once_are_two_findings() {
     let mut names: Vec<_> = sure(&judgement, 0.5).iter().map(|finding| finding.vector).collect();
     names.sort();
     assert_eq!(names, [Vector::SynFlood, Vector::NtpAmplification]);
+}
+
+/// An answer to a closed port, of one host.
+fn unreachables(count: u64) -> Frames {
+    let message = [&[3, 3, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17][..], &[7; 18]].concat();
+    (0..count).map(|_| (true, ip(member(1), 1, &message))).collect()
+}
+
+#[test]
+fn unreachables_of_those_who_send_far_more_are_no_vector() {
+    let named = |with_its_cause: bool| {
+        let mut world = World::new(true);
+        let mut last = Judgement::default();
+        for _ in 0..20 {
+            let mut frames = unreachables(60);
+            for port in (20_000..20_200).filter(|_| with_its_cause) {
+                // A conversation by its looks: what else it is does not matter here.
+                frames.push((true, udp(member(1), (port, 9955), b"")));
+                frames.push((false, ip_at(HOST, member(1), 17, [0; 4], &udp_bytes((9955, port), b"answer"))));
+            }
+            last = world.tick(&frames);
+        }
+        sure(&last, 0.5).iter().any(|finding| finding.vector == Vector::IcmpUnreachableFlood)
+    };
+    assert!(named(false), "by themselves they are");
+    assert!(!named(true));
+}
+
+#[test]
+fn a_crowd_is_waited_for_longer_than_a_stranger_who_begins_hundreds_of_connections() {
+    // As stacks send them, with options, and not completed.
+    let ticks_until_sure = |sources: u64| {
+        let (mut world, mut dice) = (World::new(true), Dice(7));
+        (1..20).find(|_| {
+            let syn = |dice: &mut Dice| {
+                let mut segment = [&dice.port().to_be_bytes()[..], &[0, 80]].concat();
+                segment.extend((dice.next() as u32).to_be_bytes());
+                segment.extend([0, 0, 0, 0, 0x80, 2, 0xfa, 0xf0, 0, 0, 0, 0, 2, 4, 5, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2]);
+                (true, ip(member(dice.below(sources)), 6, &segment))
+            };
+            let frames: Frames = (0..200).map(|_| syn(&mut dice)).collect();
+            !sure(&world.tick(&frames), 0.5).is_empty()
+        })
+    };
+    assert_eq!((ticks_until_sure(1), ticks_until_sure(150)), (Some(2), Some(4)));
 }
 
 #[test]

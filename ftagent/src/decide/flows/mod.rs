@@ -17,7 +17,7 @@ const WAYS: usize = 8;
 /// Buckets.
 const BUCKETS: usize = 4096;
 // With what decides about a place, the table stays below 6 MiB.
-const _: () = assert!(WAYS * BUCKETS * (size_of::<Flow>() + size_of::<Worth>() + 8) <= 6 << 20);
+const _: () = assert!(BUCKETS * (WAYS * size_of::<Flow>() + size_of::<Bucket>()) <= 6 << 20);
 /// After so long a flow that proved nothing gives way, nanoseconds.
 const BRIEF_NS: u64 = 3_000_000_000;
 /// After so long any flow gives way, nanoseconds.
@@ -74,8 +74,10 @@ pub mod note {
     pub const ANSWERED: u16 = 1 << 10;
 }
 
-/// A flow: half 0 is the direction of the first packet that was seen.
+/// A flow: half 0 is the direction of the first packet that was seen. It is two cache lines, not parts
+/// of three.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
 pub struct Flow {
     /// Identity; 0 where the place is empty.
     pub tag: u64,
@@ -106,6 +108,22 @@ pub struct Flow {
 }
 
 impl Flow {
+    fn new(key: &Key, packet: &Packet, outbound: bool) -> Self {
+        Self {
+            tag: key.tag,
+            first_ns: packet.time_ns,
+            lower: key.lower,
+            notes: if outbound { note::OURS } else { 0 },
+            port: if outbound { packet.sport } else { packet.dport },
+            ..Self::default()
+        }
+    }
+
+    /// Reads from both of its cache lines.
+    fn touch(&self) -> u64 {
+        self.tag ^ u64::from(self.notes)
+    }
+
     /// Returns whether a note was made.
     pub fn has(&self, note: u16) -> bool {
         self.notes & note != 0
@@ -172,9 +190,16 @@ impl Mark {
 pub struct Flows {
     seed: u64,
     flows: Vec<Flow>,
-    /// What decides about a place, apart from the flows: a bucket of it is two cache lines.
-    tags: Vec<u64>,
-    worths: Vec<Worth>,
+    /// What decides about a place, apart from the flows.
+    buckets: Vec<Bucket>,
+}
+
+/// What decides about the places of a bucket: two cache lines that are fetched together.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(128))]
+struct Bucket {
+    tags: [u64; WAYS],
+    worths: [Worth; WAYS],
 }
 
 /// What a place is worth.
@@ -198,13 +223,15 @@ struct Key {
 impl Flows {
     /// Makes an empty table.
     pub fn new(seed: u64) -> Self {
-        let places = WAYS * BUCKETS;
-        Self {
-            seed,
-            flows: vec![Flow::default(); places],
-            tags: vec![0; places],
-            worths: vec![Worth::default(); places],
-        }
+        Self { seed, flows: vec![Flow::default(); WAYS * BUCKETS], buckets: vec![Bucket::default(); BUCKETS] }
+    }
+
+    /// Has the memory fetched of flows that marks were made of. One after the other they wait for it; read
+    /// in a row, their requests are under way at the same time.
+    pub fn fetch_marked<'a>(&self, marks: impl Iterator<Item = &'a Mark>) {
+        let flows = marks.filter_map(|mark| self.flows.get(mark.place as usize));
+        // Nothing else wants what is read here, and it has to be read all the same.
+        std::hint::black_box(flows.fold(0, |read, flow| read ^ flow.touch()));
     }
 
     /// Returns the flow that a mark was made of, if it is still there.
@@ -214,7 +241,7 @@ impl Flows {
 
     /// Returns the flows in which a request was seen. The others, nearly all, are not touched.
     pub fn requested(&self) -> impl Iterator<Item = &Flow> {
-        let places = self.flows.iter().zip(&self.worths);
+        let places = self.flows.iter().zip(self.buckets.iter().flat_map(|bucket| &bucket.worths));
         places.filter(|(flow, worth)| worth.requested && flow.tag != 0).map(|(flow, _)| flow)
     }
 
@@ -229,42 +256,40 @@ impl Flows {
     /// that this host sends are seen, so that proof can be had from them.
     pub fn note(&mut self, packet: &Packet, outbound: bool, sees_own: bool) -> (Mark, Option<u64>) {
         let Some(key) = self.key(packet) else { return (Mark::NONE, None) };
-        let (place, found) = self.place(key.tag, packet.time_ns);
-        let Some(flow) = self.flows.get_mut(place) else { return (Mark::NONE, None) };
-        if !found {
-            if !self.worths.get(place).is_some_and(|worth| may_replace(flow.tag, *worth, packet.time_ns)) {
-                return (Mark { tag: key.tag, place: u32::MAX, state: State::First, ..Mark::NONE }, None);
-            }
-            *flow = Flow {
-                tag: key.tag,
-                first_ns: packet.time_ns,
-                lower: key.lower,
-                notes: if outbound { note::OURS } else { 0 },
-                port: if outbound { packet.sport } else { packet.dport },
-                ..Flow::default()
-            };
+        let Some(bucket) = self.buckets.get_mut(key.tag as usize % BUCKETS) else { return (Mark::NONE, None) };
+        let (way, found) = bucket.place(key.tag, packet.time_ns);
+        let place = (key.tag as usize % BUCKETS) * WAYS + way;
+        let (Some(slot), Some(tag), Some(worth)) =
+            (self.flows.get_mut(place), bucket.tags.get_mut(way), bucket.worths.get_mut(way))
+        else {
+            return (Mark::NONE, None);
+        };
+        if !found && !may_replace(*tag, *worth, packet.time_ns) {
+            return (Mark { tag: key.tag, place: u32::MAX, state: State::First, ..Mark::NONE }, None);
         }
+        // A new flow is made aside and then written: what it replaces need not be fetched, and in a
+        // flood nearly every packet has one.
+        let mut flow = if found { *slot } else { Flow::new(&key, packet, outbound) };
         let asked = flow.has(note::OUTBOUND);
         let forward = flow.lower == key.lower;
-        let (state, drip) = track::advance(flow, packet, forward);
+        let (state, drip) = track::advance(&mut flow, packet, forward);
         flow.last_ns = packet.time_ns;
-        if let (Some(tag), Some(worth)) = (self.tags.get_mut(place), self.worths.get_mut(place)) {
-            *tag = key.tag;
-            *worth = Worth {
-                last: coarse(packet.time_ns),
-                established: flow.is_established(),
-                closed: flow.has(note::CLOSED),
-                requested: flow.has(note::REQUEST),
-            };
-        }
+        *tag = key.tag;
+        *worth = Worth {
+            last: coarse(packet.time_ns),
+            established: flow.is_established(),
+            closed: flow.has(note::CLOSED),
+            requested: flow.has(note::REQUEST),
+        };
         if outbound {
             flow.notes |= note::OUTBOUND;
         }
         let remote = if outbound { packet.dst() } else { packet.src() };
-        let proven = track::is_proof(flow, packet, sees_own) && !flow.has(note::PROPOSED);
+        let proven = track::is_proof(&flow, packet, sees_own) && !flow.has(note::PROPOSED);
         if proven {
             flow.notes |= note::PROPOSED;
         }
+        *slot = flow;
         let response = !outbound && !forward && !flow.has(note::OURS);
         let mark = Mark { tag: key.tag, place: place as u32, state, response, asked, drip, known: false };
         (mark, remote.filter(|_| proven).map(block_of))
@@ -289,18 +314,17 @@ impl Flows {
         }
         Some(Key { tag: tag.max(1), lower })
     }
+}
 
-    /// Returns the place of a flow and whether it is there, or the place that it may take.
+impl Bucket {
+    /// Returns the way of a flow and whether it is there, or the way that it may take.
     fn place(&self, tag: u64, now_ns: u64) -> (usize, bool) {
-        let first = (tag as usize % BUCKETS) * WAYS;
-        let bucket = self.tags.get(first..first + WAYS).unwrap_or_default();
-        if let Some(at) = bucket.iter().position(|other| *other == tag) {
-            return (first + at, true);
+        if let Some(way) = self.tags.iter().position(|other| *other == tag) {
+            return (way, true);
         }
-        let worths = self.worths.get(first..first + WAYS).unwrap_or_default();
-        let cheapest =
-            bucket.iter().zip(worths).enumerate().min_by_key(|(_, (tag, worth))| price(**tag, **worth, now_ns));
-        (first + cheapest.map_or(0, |(at, _)| at), false)
+        let places = self.tags.iter().zip(&self.worths).enumerate();
+        let cheapest = places.min_by_key(|(_, (tag, worth))| price(**tag, **worth, now_ns));
+        (cheapest.map_or(0, |(way, _)| way), false)
     }
 }
 
