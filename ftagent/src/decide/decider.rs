@@ -1,26 +1,36 @@
 //! Joins baselines, detection, analysis and incidents.
 
-use std::collections::{BTreeMap, VecDeque};
+mod known;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ftagent_common::TrafficClass;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Excess, Metric, Now, Tick,
+    Excess, Metric, Now, Tick, Vector,
     analyst::{Analyst, Question},
     baseline::{Baselines, Checkpoint, Learning, Second, View},
     classify::{Finding, Judgement},
     destinations::{DestinationView, Destinations},
-    detect::{Detector, Limits, limits},
+    detect::Detector,
     flows::Flow,
     guard::{self, Plan, Sentry, Validation},
     incident::{Entry, Incident},
     machine::{Known, Machine},
     mitigate::{
         Exempt, Mode, Wanted,
+        collateral::{Collateral, Watch},
         keeper::{self, Keeper},
+        levels::Levels,
+        memory::{Armed, Remembered},
     },
     reservoir::Reservoir,
+    tripwire::{self, Ceiling, Tripwire},
+};
+use crate::{
+    rule::{Action, FlowMatch},
+    sense::signals::HostSignals,
 };
 
 /// How it decides. There is nothing to tune: these are contracts, not thresholds.
@@ -68,8 +78,12 @@ const SURE: f64 = 0.5;
 const SURE_WHEN_COLD: f64 = 0.9;
 /// Notices that are kept.
 const NOTICES: usize = 64;
-/// An excess that looks ordinary is told again after this time.
-const TELL_AGAIN_NS: u64 = 600_000_000_000;
+/// An excess that looks ordinary is told again after this time if it has grown to so many times …
+const TELL_GROWN_NS: u64 = 600_000_000_000;
+/// … what it was when it was told …
+const GROWN: f64 = 2.0;
+/// … and otherwise three times a day: what goes on has been said.
+const TELL_AGAIN_NS: u64 = 8 * 3600 * 1_000_000_000;
 /// An excess must look ordinary for so many judgements before it is told.
 const ORDINARY_TIMES: u32 = 10;
 /// What is suspicious for so many judgements is named in hindsight if it ends before it is certain.
@@ -80,6 +94,8 @@ const ENDED: f64 = 0.25;
 const ENDED_NS: u64 = 2_000_000_000;
 /// An incident is judged at every tick while it is this young, then twice a second.
 const YOUNG_NS: u64 = 5_000_000_000;
+/// Ticks are shorter while an incident is this young and its rules only count.
+const HASTY_NS: u64 = 1_000_000_000;
 /// Ticks between judgements of an older incident.
 const SELDOM: u64 = 5;
 
@@ -93,6 +109,37 @@ struct Suspicion {
     low_since_ns: Option<u64>,
 }
 
+/// What was said of a class whose excess looks ordinary.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Judgements since it was last told.
+    times: u32,
+    /// When it was told, and packets a second then.
+    last: Option<(u64, f64)>,
+}
+
+impl Told {
+    /// Returns what there is to add to a notice that is due, or nothing where it is not.
+    fn due(&mut self, now_ns: u64, pps: f64) -> Option<String> {
+        self.times += 1;
+        if self.times < ORDINARY_TIMES {
+            return None;
+        }
+        let Some((at_ns, before)) = self.last else {
+            (self.times, self.last) = (0, Some((now_ns, pps)));
+            return Some(String::new());
+        };
+        let (ago_ns, grown) = (now_ns.saturating_sub(at_ns), pps >= GROWN * before);
+        if ago_ns < TELL_GROWN_NS || !grown && ago_ns < TELL_AGAIN_NS {
+            return None;
+        }
+        // What goes up and down is not growth each time that it goes up.
+        (self.times, self.last) = (0, Some((now_ns, pps.max(before / GROWN))));
+        let hours = ago_ns as f64 / 3.6e12;
+        Some(format!("; {pps:.0} pps now, {before:.0} when this was last told {hours:.1} h ago"))
+    }
+}
+
 /// The functional core.
 #[derive(Clone, Debug)]
 pub struct Decider {
@@ -103,7 +150,7 @@ pub struct Decider {
     analyst: Analyst,
     machine: Machine,
     notices: VecDeque<Entry>,
-    told: BTreeMap<TrafficClass, (u32, u64)>,
+    told: BTreeMap<TrafficClass, Told>,
     suspicion: Option<Suspicion>,
     /// When a class was last found suspicious.
     suspect_ns: BTreeMap<TrafficClass, u64>,
@@ -117,6 +164,9 @@ pub struct Decider {
     reservoir: Reservoir,
     keeper: Keeper,
     sentry: Sentry,
+    tripwire: Tripwire,
+    watch: Watch,
+    now: Now,
 }
 
 impl Decider {
@@ -142,6 +192,9 @@ impl Decider {
             reservoir: Reservoir::new(settings.seed.rotate_left(41)),
             keeper: Keeper::default(),
             sentry: Sentry::default(),
+            tripwire: Tripwire::default(),
+            watch: Watch::default(),
+            now: Now::default(),
         }
     }
 
@@ -161,6 +214,24 @@ impl Decider {
         self.sentry.plan()
     }
 
+    /// Returns what is to be held against each class, by its number, and a number that changes whenever
+    /// that does.
+    pub fn ceilings(&self) -> (&[Ceiling], u64) {
+        self.tripwire.ceilings()
+    }
+
+    /// Returns whether a decision waits for the next tick: a rule of a young incident counts, and drops
+    /// nothing yet.
+    pub fn is_hasty(&self, now_ns: u64) -> bool {
+        let young = self.machine.opened_ns().is_some_and(|opened| now_ns.saturating_sub(opened) < HASTY_NS);
+        young && self.wanted.iter().any(|wanted| wanted.rule.action == Action::Count)
+    }
+
+    /// Returns since when the guard is to be armed, and against what.
+    pub fn guard_cause(&self) -> Option<(Now, &[Vector])> {
+        self.sentry.cause()
+    }
+
     /// Returns where the socket table was found to be right.
     pub fn validation(&self) -> &Validation {
         self.sentry.validation()
@@ -169,16 +240,51 @@ impl Decider {
     /// Says what no rule may match.
     pub fn set_exempt(&mut self, exempt: Exempt) {
         self.exempt = exempt;
+        self.keeper.look_again();
     }
 
     /// Changes whether it acts, from the next tick on.
     pub fn set_mode(&mut self, mode: Mode) {
         self.settings.mode = mode;
+        self.keeper.look_again();
+    }
+
+    /// Returns the classes that are thinned while there is no safe rule, with the packets a second that
+    /// each keeps.
+    pub fn thinned(&self) -> &BTreeMap<TrafficClass, f64> {
+        self.keeper.thinned()
+    }
+
+    /// Returns the signatures of earlier attacks that are armed, latest first.
+    pub fn armed(&self) -> Vec<Armed> {
+        self.keeper.armed(self.now.mono_ns)
+    }
+
+    /// Returns the rules that worked, as they outlive a restart.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.keeper.remembered()
+    }
+
+    /// Takes over the rules that worked in an earlier life of the daemon.
+    pub fn restore_remembered(&mut self, remembered: Vec<Remembered>, now: Now) {
+        self.keeper.remember(remembered, now);
+    }
+
+    /// Says which rules operators have: number, match, and whether it only counts. What they cost is
+    /// measured.
+    pub fn watch(&mut self, rules: impl IntoIterator<Item = (u32, FlowMatch, bool)>) {
+        self.watch.set(rules);
+    }
+
+    /// Returns what the rules of operators cost, by their numbers.
+    pub fn watched(&self) -> impl Iterator<Item = (u32, Collateral)> {
+        self.watch.read()
     }
 
     /// Takes in a tick and returns what was decided.
     pub fn on_tick(&mut self, tick: &Tick<'_>) -> Vec<Event> {
         self.ticks += 1;
+        self.now = tick.now;
         self.analyst.observe(tick);
         let trusted = self.is_trusted();
         let excess = self.detector.on_tick(tick, &self.baselines, trusted);
@@ -195,6 +301,7 @@ impl Decider {
         let Self { machine, detector, baselines, destinations, .. } = self;
         events.extend(machine.on_tick(tick, &Known { detector, baselines, destinations }));
         events.extend(self.mitigate(tick, trusted));
+        self.hold(tick.now, trusted);
         events.extend(self.learn(tick));
         events
     }
@@ -207,6 +314,7 @@ impl Decider {
         let flows = self.analyst.memory().flows;
         self.reservoir.feed(now.mono_ns, self.analyst.fresh(), flows, calm);
         self.watch_sockets(now, calm, trusted);
+        self.watch.on_tick(now.mono_ns, &self.analyst.memory(), self.analyst.fresh());
         let mut events = Vec::new();
         let over = self
             .keeper
@@ -216,34 +324,46 @@ impl Decider {
         if let Some(id) = over {
             self.keeper.end(self.machine.find(&id), now);
         }
-        if let Some(current) = self.machine.current() {
-            let of = |class, metric| limits(&self.baselines, class, metric, trusted);
-            let ordinary: Vec<f64> =
-                TrafficClass::ALL.into_iter().map(|class| of(class, Metric::Pps).threshold).collect();
-            let middle = |limits: Limits| f64::midpoint(limits.baseline, limits.threshold);
-            let exit = |class| (middle(of(class, Metric::Pps)), middle(of(class, Metric::Bps)));
-            let exit: Vec<(f64, f64)> = TrafficClass::ALL.into_iter().map(exit).collect();
-            events = self.keeper.on_tick(
-                current,
-                &keeper::Scene {
-                    now,
-                    elapsed_ns: tick.elapsed_ns,
-                    counts: tick.rules,
-                    analyst: &self.analyst,
-                    reservoir: &self.reservoir,
-                    exempt: &self.exempt,
-                    ordinary: &ordinary,
-                    exit: &exit,
-                    mode: self.settings.mode,
-                    trusted,
-                },
-            );
+        let Self { keeper, machine, analyst, reservoir, exempt, baselines, settings, .. } = self;
+        let mut lines = Vec::new();
+        if machine.is_open() || keeper.is_awake() {
+            let levels = Levels::of(baselines, trusted);
+            let scene = keeper::Scene {
+                now,
+                elapsed_ns: tick.elapsed_ns,
+                counts: tick.rules,
+                analyst,
+                reservoir,
+                exempt,
+                ordinary: &levels.ordinary,
+                exit: &levels.exit,
+                clean: &levels.clean,
+                mode: settings.mode,
+                trusted,
+                strained: tick.host.is_some_and(HostSignals::is_strained),
+            };
+            lines = keeper.watch(&scene, calm);
+            if let Some(current) = machine.current() {
+                events = keeper.on_tick(current, &scene);
+            }
+        }
+        for line in lines {
+            events.push(self.notice(now, line));
         }
         if let Some(wanted) = self.keeper.changes() {
             self.wanted = wanted;
             self.generation += 1;
         }
         events
+    }
+
+    /// Sees to what the kernel holds against each class.
+    fn hold(&mut self, now: Now, trusted: bool) {
+        let Self { tripwire, baselines, machine, keeper, settings, .. } = self;
+        let open: BTreeSet<TrafficClass> =
+            TrafficClass::ALL.into_iter().filter(|class| machine.holds(*class)).collect();
+        let (mode, thinned) = (settings.mode, keeper.thinned());
+        tripwire.on_tick(&tripwire::Scene { now, baselines, trusted, mode, open: &open, thinned });
     }
 
     /// Learns in calm where the socket table is right, and arms the guard there in an attack.
@@ -262,8 +382,8 @@ impl Decider {
             Mode::Enforce => true,
         };
         let current = machine.current().filter(|_| acts);
-        let vectors = current.map_or_else(Vec::new, |current| current.incident.vectors.clone());
-        sentry.on_tick(now.mono_ns, &vectors);
+        let vectors = current.map_or(&[][..], |current| &current.incident.vectors);
+        sentry.on_tick(now, vectors);
     }
 
     /// Judges an address far above its own level by its own packets, where the classes show nothing.
@@ -347,20 +467,14 @@ impl Decider {
         }
     }
 
-    /// Tells once of an excess that no finding explains.
+    /// Tells of an excess that no finding explains: once, when it has grown, and now and then.
     fn tell_ordinary(&mut self, now: Now, excess: &[Excess], lines: &[String]) -> Vec<Event> {
         let Some(line) = lines.first().filter(|_| self.is_trusted() && !self.machine.is_open()) else {
             return Vec::new();
         };
         let Some(busiest) = excess.iter().max_by(|a, b| a.pps.total_cmp(&b.pps)) else { return Vec::new() };
-        let (times, last) = self.told.entry(busiest.class).or_insert((0, 0));
-        *times += 1;
-        let due = *last == 0 || now.mono_ns.saturating_sub(*last) >= TELL_AGAIN_NS;
-        if *times < ORDINARY_TIMES || !due {
-            return Vec::new();
-        }
-        (*times, *last) = (0, now.mono_ns);
-        vec![self.notice(now, line.clone())]
+        let due = self.told.entry(busiest.class).or_default().due(now.mono_ns, busiest.pps);
+        due.map(|since| self.notice(now, format!("{line}{since}"))).into_iter().collect()
     }
 
     fn notice(&mut self, at: Now, what: String) -> Event {
@@ -417,84 +531,6 @@ impl Decider {
     #[cfg(test)]
     pub(super) fn keeper(&mut self) -> &mut Keeper {
         &mut self.keeper
-    }
-
-    /// Returns the incidents, oldest first; at most [`super::machine::KEPT`].
-    pub fn incidents(&self) -> impl DoubleEndedIterator<Item = &Incident> {
-        self.machine.incidents()
-    }
-
-    /// Takes over the incidents of an earlier life. One that was open is closed: what it was about
-    /// opens a new one if it still goes on.
-    pub fn remember(&mut self, incidents: Vec<Incident>) {
-        self.machine.remember(incidents);
-    }
-
-    /// Returns the latest notices, oldest first.
-    pub fn notices(&self) -> impl DoubleEndedIterator<Item = &Entry> {
-        self.notices.iter()
-    }
-
-    /// Returns how much is known.
-    pub fn learning(&self) -> Learning {
-        let state = match () {
-            () if !self.is_trusted() => "new",
-            () if !self.baselines.is_past_first_week() => "learning",
-            () => "learned",
-        };
-        let bound = if self.baselines.is_past_first_week() {
-            "a threshold grows at most ×2 in 24 hours and ×10 in 30 days, whatever the traffic"
-        } else {
-            "in the first week no threshold rises over 8 times the quietest hour, whatever the traffic"
-        };
-        Learning {
-            state: state.to_owned(),
-            learned_s: self.baselines.learned_s(),
-            trust_after_s: self.settings.trust_after_s,
-            bound: bound.to_owned(),
-        }
-    }
-
-    /// Returns the busiest addresses behind this node, busiest first.
-    pub fn destinations(&self) -> Vec<DestinationView> {
-        self.destinations.views()
-    }
-
-    /// Returns what is known of every class and metric that was ever seen.
-    pub fn baselines(&self) -> Vec<View> {
-        self.baselines.views(self.is_trusted())
-    }
-
-    /// Returns what outlives a restart.
-    pub fn checkpoint(&self, now: Now) -> Checkpoint {
-        self.baselines.checkpoint(now)
-    }
-
-    /// Goes on from a checkpoint.
-    ///
-    /// # Errors
-    /// Where it cannot be used, in words; nothing has changed then.
-    pub fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
-        self.baselines = Baselines::restore(checkpoint)?;
-        Ok(())
-    }
-
-    /// Takes the operator's word that the present load is normal: baselines and ceilings begin
-    /// anew from it, and an open incident closes.
-    pub fn accept(&mut self, now: Now) -> Vec<Event> {
-        self.baselines.accept(now, self.settings.trust_after_s);
-        self.detector = Detector::default();
-        self.analyst.accept();
-        let mut events: Vec<Event> =
-            self.machine.close_open(now, "closed: the operator accepted this load as normal").into_iter().collect();
-        events.push(self.notice(now, "the operator accepted the present load as normal".to_owned()));
-        events
-    }
-
-    /// Forgets everything that was learned, of one class or of all.
-    pub fn reset(&mut self, class: Option<TrafficClass>) {
-        self.baselines.reset(class);
-        self.detector = Detector::default();
     }
 }
 

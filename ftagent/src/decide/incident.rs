@@ -1,5 +1,7 @@
 //! Incidents: what people see of an attack.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Metric, Now, Vector, classify::Finding, mitigate::RuleReport};
@@ -89,6 +91,10 @@ pub struct Incident {
     /// When the first of them was in force.
     #[serde(default)]
     pub mitigated: Option<Now>,
+    /// Classes that are thinned now, because there is no safe rule, each with the packets a second that
+    /// it keeps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thinned: BTreeMap<String, f64>,
     /// What happened, in order; the oldest entries of a long incident but the first are dropped.
     pub timeline: Vec<Entry>,
 }

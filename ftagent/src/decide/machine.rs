@@ -14,6 +14,7 @@ use super::{
     destinations::Destinations,
     detect::{Detector, limits},
     incident::{Entry, Incident, Severity},
+    mitigate::Phase,
 };
 
 /// Incidents that are kept.
@@ -29,6 +30,9 @@ const LONGEST_HOLD_NS: u64 = 60_000_000_000;
 const PAUSE_NS: u64 = 500_000_000;
 /// Not judged an attack for this long, an incident closes although the rate has not fallen.
 const UNCONFIRMED_NS: u64 = 30_000_000_000;
+/// An incident of an earlier life of the daemon goes on if that ended at most this long ago,
+/// milliseconds.
+const RESUMED_MS: i64 = 600_000;
 /// Judgements after which a vector belongs to the incident for good …
 const ESTABLISHED: u32 = 5;
 /// … and its share of the incident, without which it does not.
@@ -88,6 +92,9 @@ pub struct Current<'a> {
 pub struct Machine {
     incidents: VecDeque<Incident>,
     open: Option<Open>,
+    /// When the latest incident was taken over from an earlier life, monotonic nanoseconds: it goes on
+    /// if its attack does.
+    suspended_ns: Option<u64>,
     number: u64,
 }
 
@@ -123,18 +130,43 @@ impl Machine {
         self.incidents.iter_mut().rev().find(|incident| incident.id == id)
     }
 
-    /// Takes over what an earlier life of the daemon knew.
-    pub fn remember(&mut self, incidents: Vec<Incident>) {
-        for mut incident in incidents {
+    /// Takes over what an earlier life of the daemon knew. The incident that was open goes on if the
+    /// attack does.
+    pub fn remember(&mut self, incidents: Vec<Incident>, now: Now) {
+        let count = incidents.len();
+        for (i, mut incident) in incidents.into_iter().enumerate() {
+            end_rules(&mut incident);
             if incident.is_open() {
                 let at = incident.timeline.last().map_or(incident.opened, |entry| entry.at);
-                incident.closed = Some(at);
-                note(&mut incident, at, "the daemon stopped while this was open".to_owned());
+                let away = now.unix_ms.saturating_sub(at.unix_ms);
+                // On this boot: the clock of another says nothing.
+                let goes_on = i + 1 == count && (0..=RESUMED_MS).contains(&away) && at.mono_ns <= now.mono_ns;
+                if goes_on {
+                    self.suspended_ns = Some(now.mono_ns);
+                    note(&mut incident, now, "the daemon was started anew while this was open".to_owned());
+                } else {
+                    incident.closed = Some(at);
+                    note(&mut incident, at, "the daemon stopped while this was open".to_owned());
+                }
             }
             // Ids of one second differ by their number, over restarts too.
             self.number += 1;
             self.keep(incident);
         }
+    }
+
+    /// Goes on with the incident of an earlier life, if the findings are about the same; closes it
+    /// otherwise.
+    fn resume(&mut self, now: Now, findings: &[Finding]) -> Option<Event> {
+        self.suspended_ns.take()?;
+        let incident = self.incidents.back_mut()?;
+        if !findings.iter().any(|finding| incident.vectors.contains(&finding.vector)) {
+            return Some(self.close(now, "over: it had ended when the daemon was back"));
+        }
+        let what = "goes on after a restart of the daemon".to_owned();
+        note(incident, now, what.clone());
+        let id = incident.id.clone();
+        Some(Event::Changed { id, what })
     }
 
     fn keep(&mut self, incident: Incident) {
@@ -157,10 +189,14 @@ impl Machine {
         let Some(first) = findings.first() else { return Vec::new() };
         let mut events = Vec::new();
         if self.open.is_none() {
-            self.number += 1;
-            let incident = begin(self.number, now, first, excess);
-            events.push(Event::Opened { id: incident.id.clone() });
-            self.keep(incident);
+            let resumed = self.resume(now, findings);
+            if !matches!(resumed, Some(Event::Changed { .. })) {
+                self.number += 1;
+                let incident = begin(self.number, now, first, excess);
+                events.push(Event::Opened { id: incident.id.clone() });
+                self.keep(incident);
+            }
+            events.extend(resumed);
             self.open = Some(Open {
                 support: BTreeMap::new(),
                 classes: BTreeMap::new(),
@@ -198,6 +234,11 @@ impl Machine {
 
     /// Follows the rates, and closes the incident when it is over.
     pub fn on_tick(&mut self, tick: &Tick<'_>, known: &Known<'_>) -> Vec<Event> {
+        let waits = |since| tick.now.mono_ns.saturating_sub(since) < UNCONFIRMED_NS;
+        if self.suspended_ns.is_some_and(|since| !waits(since)) {
+            self.suspended_ns = None;
+            return vec![self.close(tick.now, "over: it had ended when the daemon was back")];
+        }
         let (Some(open), Some(incident)) = (&mut self.open, self.incidents.back_mut()) else { return Vec::new() };
         let now = tick.now;
         let mut events = open.measure(incident, tick, known);
@@ -260,6 +301,14 @@ impl Machine {
         }
         events.extend(self.close_open(now, "had been going on since before the start, and was named when it ended"));
         events
+    }
+}
+
+/// Says of rules that the daemon before this one had that they are no longer kept: what still holds
+/// of them ends by itself.
+fn end_rules(incident: &mut Incident) {
+    for rule in incident.rules.iter_mut().filter(|rule| matches!(rule.state, Phase::Shadow | Phase::Enforcing)) {
+        rule.state = Phase::Ended;
     }
 }
 
@@ -407,6 +456,7 @@ fn begin(number: u64, now: Now, first: &Finding, excess: &[Excess]) -> Incident 
         findings: Vec::new(),
         rules: Vec::new(),
         mitigated: None,
+        thinned: BTreeMap::new(),
         timeline: vec![Entry { at: began, what: "the excess began".to_owned() }],
     };
     note(&mut incident, now, format!("opened as {}: {}", first.vector.as_str(), evidence.line));

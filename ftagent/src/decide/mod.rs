@@ -25,6 +25,7 @@ pub mod packet;
 pub mod reservoir;
 pub mod synthesis;
 mod table;
+pub mod tripwire;
 pub mod vector;
 
 use ftagent_common::TrafficClass;
@@ -78,7 +79,8 @@ impl Counts {
     }
 }
 
-/// Everything that is known of one tick: 100 ms, or longer where ticks were missed.
+/// Everything that is known of one tick: 100 ms, less where something is the matter, longer where ticks
+/// were missed.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick<'a> {
     /// Its end.

@@ -280,6 +280,19 @@ impl Reservoir {
         (of(0).sum(), of(1).sum())
     }
 
+    /// Returns what part of the verified clean traffic of each class a match hits, of classes of which it
+    /// hits any.
+    pub fn part_of_classes(&self, matches: &FlowMatch) -> Vec<(TrafficClass, f64)> {
+        let mut classes = [(0u32, 0u32); TrafficClass::COUNT];
+        for entry in self.entries().filter(|entry| entry.verified) {
+            let Some((hits, all)) = classes.get_mut(entry.seen.class.index()) else { continue };
+            *all += 1;
+            *hits += u32::from(matches.matches(&entry.seen.subject()));
+        }
+        let of_class = TrafficClass::ALL.into_iter().zip(classes).filter(|(_, (hits, _))| *hits > 0);
+        of_class.map(|(class, (hits, all))| (class, f64::from(hits) / f64::from(all))).collect()
+    }
+
     /// Returns what part of clean traffic a match hits.
     pub fn share(&self, matches: &FlowMatch) -> Hit {
         let (mut verified, mut others) = (0usize, 0usize);

@@ -161,3 +161,22 @@ fn a_flood_at_one_of_many_addresses_is_an_incident_until_it_ends_there() {
     assert_eq!(incidents.len(), 1);
     assert!(!incidents[0].is_open());
 }
+
+#[test]
+fn what_goes_on_is_told_a_few_times_a_day_and_when_it_has_grown() {
+    // Judged every second for three days; packets a second by the hour; notices, at most and at least.
+    type Row = (&'static str, fn(u64) -> f64, std::ops::RangeInclusive<usize>);
+    let rows: [Row; 4] = [
+        ("steady", |_| 1000.0, 9..=10),
+        ("up and down every hour", |hour| if hour % 2 == 0 { 500.0 } else { 4000.0 }, 9..=16),
+        ("twice as much every day", |hour| 1000.0 * f64::powf(2.0, hour as f64 / 24.0), 9..=12),
+        ("a thousand times as much within hours", |hour| 100.0 * f64::powi(2.0, hour.min(10) as i32), 15..=20),
+    ];
+    for (name, pps, wanted) in rows {
+        let mut told = Told::default();
+        let lines: Vec<String> =
+            (0..3 * 86_400).filter_map(|second| told.due(second * 1_000_000_000, pps(second / 3600))).collect();
+        assert!(wanted.contains(&lines.len()), "{name}: {lines:?}");
+        assert!(lines[0].is_empty() && lines[1..].iter().all(|line| line.contains("when this was last told")));
+    }
+}

@@ -186,14 +186,46 @@ fn the_numbers_are_those_of_the_traffic() {
     assert!(began <= 2 * TICK_NS, "{began}");
 }
 
-#[test]
-fn an_incident_that_was_open_when_the_daemon_stopped_is_history() {
+/// Restarts in the middle of an incident, some time after which `vector` is found; returns the
+/// incidents.
+fn restarted(away_ms: i64, vector: Vector) -> Vec<Incident> {
     let mut node = Node::new();
     node.run(20, &[SYN]);
     let kept: Vec<Incident> = node.machine.incidents().cloned().collect();
-    let mut machine = Machine::default();
-    machine.remember(kept);
-    let incident = machine.incidents().next().unwrap();
-    assert!(!incident.is_open() && !machine.is_open());
-    assert!(incident.timeline.last().unwrap().what.contains("stopped"));
+    let mono_ns = node.tick * TICK_NS;
+    let now = Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 + away_ms };
+    node.machine = Machine::default();
+    node.machine.remember(kept, now);
+    node.run(20, &[(vector, SYN.1, SYN.2)]);
+    node.machine.incidents().cloned().collect()
+}
+
+#[test]
+fn an_incident_goes_on_after_a_restart_if_the_attack_does() {
+    let same = restarted(5000, Vector::SynFlood);
+    assert_eq!(same.len(), 1, "{same:#?}");
+    assert!(same[0].is_open() && same[0].timeline.iter().any(|entry| entry.what.contains("goes on after a restart")));
+
+    let other = restarted(5000, Vector::RstFlood);
+    assert_eq!(other.len(), 2);
+    assert!(!other[0].is_open() && other[1].is_open());
+
+    let long_ago = restarted(3_600_000, Vector::SynFlood);
+    assert_eq!(long_ago.len(), 2, "an hour later it is another attack");
+    assert!(!long_ago[0].is_open() && long_ago[0].timeline.last().unwrap().what.contains("stopped"));
+}
+
+#[test]
+fn an_attack_that_ended_while_the_daemon_was_away_is_closed() {
+    let mut node = Node::new();
+    node.run(20, &[SYN]);
+    let kept: Vec<Incident> = node.machine.incidents().cloned().collect();
+    let mono_ns = node.tick * TICK_NS;
+    let now = Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 + 5000 };
+    node.machine = Machine::default();
+    node.machine.remember(kept, now);
+    assert!(node.incidents()[0].is_open());
+    node.run(310, &[]);
+    let incident = node.incidents()[0].clone();
+    assert!(!incident.is_open() && incident.timeline.last().unwrap().what.contains("had ended"), "{incident:#?}");
 }

@@ -111,10 +111,19 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
     evidence
 }
 
+/// Returns whether a packet belongs to a flow that was there before an attack, whatever it proves.
+pub fn existed(scene: &Scene<'_>, seen: &Seen, began_ns: u64) -> bool {
+    scene.flow(seen).is_some_and(|flow| is_old(flow, began_ns))
+}
+
+fn is_old(flow: &Flow, began_ns: u64) -> bool {
+    flow.first_ns + BEFORE_NS <= began_ns && !is_unused(flow)
+}
+
 /// Returns whether a packet belongs to a conversation that was there before an attack.
 pub fn is_of_before(scene: &Scene<'_>, seen: &Seen, began_ns: u64) -> bool {
     let Some(flow) = scene.flow(seen) else { return false };
-    let old = flow.first_ns + BEFORE_NS <= began_ns && !is_unused(flow);
+    let old = is_old(flow, began_ns);
     let fits = if seen.packet.is_tcp() {
         flow.is_established() && matches!(seen.mark.state, State::Steady | State::Same)
     } else {

@@ -1,13 +1,17 @@
 //! Keeps the rules of the open incident: makes them, lets them count, enforces them, takes them
 //! back, ends them.
 
-use ftagent_common::TrafficClass;
+use std::collections::BTreeMap;
+
+use ftagent_common::{TrafficClass, guard::socket};
 
 use super::{
     Exempt, Measured, Mode, Phase, RuleCount, Wanted,
-    evidence::{Target, counted, gather, is_of_before},
+    collateral::{Jury, is_of_connections},
+    evidence::{Target, counted, gather},
     life::{Life, Meter},
-    memory::Memory,
+    memory::{Armed, Memory, Remembered, Worked},
+    thin::{Left, Thinning},
 };
 use crate::{
     decide::{
@@ -29,6 +33,8 @@ const SHOWN: usize = 64;
 const AGAIN_NS: u64 = 300_000_000;
 /// The longest time between two searches, nanoseconds.
 const SELDOM_NS: u64 = 5_000_000_000;
+/// See [`Remains`], nanoseconds.
+const REMAINS_NS: f64 = 500e6;
 /// Ticks with too much left that say that the attack has changed.
 const LEFT_TICKS: u32 = 2;
 /// A rule that matches less than this share of what may remain is of no use.
@@ -43,6 +49,8 @@ const RECALLED: f64 = 0.2;
 const SURE_WHEN_COLD: f64 = 0.9;
 /// Matches that are not tried again in an incident.
 const REFUSED: usize = 64;
+/// The socket table answers if it did within this time, nanoseconds.
+const ORACLE_NS: u64 = 60_000_000_000;
 
 /// What a tick says.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +71,14 @@ pub struct Scene<'a> {
     pub ordinary: &'a [f64],
     /// Packets and bits a second of each class below which an attack by it is over.
     pub exit: &'a [(f64, f64)],
+    /// Packets a second of each class that clean traffic had at most, but for one second in a hundred.
+    pub clean: &'a [f64],
     /// Whether rules drop.
     pub mode: Mode,
     /// Whether it is known what is normal.
     pub trusted: bool,
+    /// Whether this host was seen to take more packets than it can.
+    pub strained: bool,
 }
 
 impl Scene<'_> {
@@ -74,6 +86,14 @@ impl Scene<'_> {
     fn exit_of(&self, target: &Target<'_>) -> (f64, f64) {
         let exits = target.classes.keys().filter_map(|class| self.exit.get(class.index()));
         exits.fold((0.0, 0.0), |sum, exit| (sum.0 + exit.0, sum.1 + exit.1))
+    }
+
+    /// Returns what is ordinary of a class, with nothing left of it yet.
+    fn ordinary_of(&self, class: TrafficClass) -> Left {
+        let at = class.index();
+        let most = |list: &[f64]| list.get(at).copied().unwrap_or(f64::INFINITY);
+        let exit = self.exit.get(at).copied().unwrap_or((f64::INFINITY, f64::INFINITY));
+        Left { pps: 0.0, bps: 0.0, exit, ordinary_pps: most(self.ordinary).max(most(self.clean)) }
     }
 }
 
@@ -91,20 +111,85 @@ pub struct Keeper {
     searched_ns: u64,
     pause_ns: u64,
     left_ticks: u32,
+    /// What no rule matches.
+    remains: Remains,
     told: Option<String>,
     changed: bool,
+    /// The last search found no safe rule for part of the attack.
+    stuck: bool,
+    thinning: Thinning,
+    /// When the socket table answered last, nanoseconds.
+    oracle_ns: Option<u64>,
 }
 
 impl Keeper {
     /// Returns what is wanted now, in the order in which it is tried, if that has changed.
     pub fn changes(&mut self) -> Option<Vec<Wanted>> {
+        let armed = self.memory.take_changed();
+        if !std::mem::take(&mut self.changed) && !armed {
+            return None;
+        }
         let incident = self.incident.as_deref().unwrap_or_default();
-        std::mem::take(&mut self.changed).then(|| self.lives.iter().map(|life| life.wanted(incident)).collect())
+        // What is in shadow drops nothing: until it does, what is armed goes on.
+        let does = |life: &Life, matches: &FlowMatch| life.phase == Phase::Enforcing && life.choice.matches == *matches;
+        let taken = |matches: &FlowMatch| self.lives.iter().any(|life| does(life, matches));
+        Some(self.lives.iter().map(|life| life.wanted(incident)).chain(self.memory.wanted(taken)).collect())
+    }
+
+    /// Returns the classes that are thinned while there is no safe rule, with the packets a second that
+    /// each keeps.
+    pub fn thinned(&self) -> &BTreeMap<TrafficClass, f64> {
+        self.thinning.classes()
+    }
+
+    /// Returns the remembered rules that are armed, latest first.
+    pub fn armed(&self, now_ns: u64) -> Vec<Armed> {
+        self.memory.armed(now_ns)
+    }
+
+    /// Returns the remembered rules, as they outlive the daemon.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        self.memory.remembered()
+    }
+
+    /// Takes over what an earlier life of the daemon remembered.
+    pub fn remember(&mut self, remembered: Vec<Remembered>, now: Now) {
+        self.memory.restore(remembered, now);
+    }
+
+    /// Has what is armed looked at anew: what may be dropped has changed.
+    pub fn look_again(&mut self) {
+        self.memory.look_again();
+    }
+
+    /// Returns whether it has to see every tick, incident or not.
+    pub fn is_awake(&self) -> bool {
+        !self.memory.is_empty()
+    }
+
+    /// Follows the remembered rules, whatever else goes on; `calm`: nothing is wrong. Returns what
+    /// people should know.
+    pub fn watch(&mut self, scene: &Scene<'_>, calm: bool) -> Vec<String> {
+        let now_ns = scene.now.mono_ns;
+        if scene.analyst.fresh().any(|seen| seen.packet.socket != socket::UNKNOWN) {
+            self.oracle_ns = Some(now_ns);
+        }
+        let jury = Jury { began_ns: now_ns, by_sockets: self.has_oracle(now_ns) };
+        self.memory.on_tick(scene, calm, jury)
+    }
+
+    fn has_oracle(&self, now_ns: u64) -> bool {
+        self.oracle_ns.is_some_and(|at| now_ns.saturating_sub(at) < ORACLE_NS)
     }
 
     /// Returns the incident that rules are kept for.
     pub fn incident(&self) -> Option<&str> {
         self.incident.as_deref()
+    }
+
+    /// Gives rules numbers above this one: an earlier life gave out those up to it.
+    pub fn count_from(&mut self, id: u32) {
+        self.last_id = self.last_id.max(id);
     }
 
     /// Follows the open incident.
@@ -117,17 +202,41 @@ impl Keeper {
             self.incident = Some(incident.id.clone());
         }
         let exit = scene.exit_of(&target);
-        let (left_pps, left_bps) = self.measure(&target, scene, exit.0);
+        let by_sockets = self.has_oracle(now_ns) && !incident.vectors.iter().any(|vector| is_of_connections(*vector));
+        let jury = Jury { began_ns: target.began_ns, by_sockets };
+        let left = self.measure(&target, scene, exit.0, jury);
+        let (left_pps, left_bps) = left.values().fold((0.0, 0.0), |sum, left| (sum.0 + left.pps, sum.1 + left.bps));
         let mut events = self.judge(incident, scene);
-        let too_much = left_pps > exit.0 || left_bps > exit.1;
+        let too_much = self.remains.note(scene.elapsed_ns, (left_pps, left_bps)).exceeds(exit);
         self.left_ticks = if too_much { self.left_ticks + 1 } else { 0 };
         let due = now_ns.saturating_sub(self.searched_ns) >= self.pause_ns.max(AGAIN_NS);
         if opening || due && (self.left_ticks >= LEFT_TICKS || target.is_held()) {
             events.extend(self.search(incident, &target, scene));
         }
+        events.extend(self.thin(incident, scene, &left));
         self.share(incident, left_pps);
-        self.report(incident, scene.now);
+        self.report(incident);
         events
+    }
+
+    /// Thins what no rule is safe for.
+    fn thin(&mut self, incident: &mut Incident, scene: &Scene<'_>, left: &BTreeMap<TrafficClass, Left>) -> Vec<Event> {
+        let acts = acts(incident, scene);
+        if scene.strained {
+            self.thinning.strained(scene.now.mono_ns);
+        }
+        let lines = self.thinning.on_tick(scene.now.mono_ns, left, self.stuck, acts);
+        incident.thinned = named(self.thinning.classes());
+        tell(incident, scene.now, lines)
+    }
+
+    /// Remembers nothing of what is in force: the operator says that this load is normal.
+    pub fn accept(&mut self, now_ns: u64) {
+        self.memory.accept(now_ns);
+        for life in &mut self.lives {
+            self.memory.forget(&life.choice.matches);
+            life.phase = Phase::Withdrawn;
+        }
     }
 
     /// Ends everything: the incident is over.
@@ -136,43 +245,54 @@ impl Keeper {
             return;
         }
         self.changed |= !self.lives.is_empty();
-        let vectors = incident.as_ref().map(|incident| incident.vectors.clone()).unwrap_or_default();
-        for life in &mut self.lives {
-            if life.phase == Phase::Enforcing && life.measured.benign_flows == 0 {
-                self.memory.keep(&vectors, &life.choice, now.mono_ns);
+        let mut lives = std::mem::take(&mut self.lives);
+        for life in &mut lives {
+            if let Some(incident) = &incident {
+                keep(&mut self.memory, incident, life, now);
             }
             life.phase = Phase::Ended;
         }
+        let lines = self.thinning.end();
         if let Some(incident) = incident {
-            self.report(incident, now);
+            lives.iter().for_each(|life| show(incident, life));
+            lines.into_iter().for_each(|line| note(incident, now, line));
+            incident.thinned.clear();
         }
-        let (memory, last_id) = (std::mem::take(&mut self.memory), self.last_id);
-        *self = Self { memory, last_id, changed: self.changed, ..Self::default() };
+        let Self { memory, last_id, changed, oracle_ns, .. } = std::mem::take(self);
+        *self = Self { memory, last_id, changed, oracle_ns, ..Self::default() };
     }
 
-    /// Takes in what the rules did. Returns packets and bits a second of the attack that no rule
-    /// matches.
-    fn measure(&mut self, target: &Target<'_>, scene: &Scene<'_>, exit_pps: f64) -> (f64, f64) {
+    /// Takes in what the rules did. Returns what no rule matches of the attack, by class.
+    fn measure(
+        &mut self,
+        target: &Target<'_>,
+        scene: &Scene<'_>,
+        exit_pps: f64,
+        jury: Jury,
+    ) -> BTreeMap<TrafficClass, Left> {
         let memory = scene.analyst.memory();
         let now_ns = scene.now.mono_ns;
+        let seconds = scene.elapsed_ns.max(1) as f64 / 1e9;
         let mut sampled = vec![0.0; self.lives.len()];
-        let (mut left, mut left_bits) = (0.0, 0.0);
+        let mut left: BTreeMap<TrafficClass, Left> = BTreeMap::new();
         for seen in scene.analyst.fresh() {
-            let benign = is_of_before(&memory, seen, target.began_ns);
-            if benign {
+            let verdict = jury.verdict(&memory, seen);
+            if verdict.is_benign() {
                 self.live.note(seen.mark.tag, now_ns);
             }
-            let mut matched = false;
-            for (life, sum) in self.lives.iter_mut().zip(&mut sampled).filter(|(life, _)| life.matches(seen)) {
-                matched = true;
-                *sum += seen.weight;
-                if benign {
-                    life.benign.note(seen.mark.tag, now_ns);
+            let (mut matched, mut free) = (false, true);
+            for (life, sum) in self.lives.iter_mut().zip(&mut sampled) {
+                if life.weigh(now_ns, seen, verdict, free) {
+                    *sum += seen.weight;
+                    matched = true;
+                    // The next rules do not see what this one decided about.
+                    free &= life.phase == Phase::Shadow;
                 }
             }
-            if !matched && !benign && target.takes(seen) {
-                left += seen.weight;
-                left_bits += seen.weight * f64::from(seen.packet.wire) * 8.0;
+            if !matched && !verdict.is_benign() && target.takes(seen) {
+                let of_class = left.entry(seen.class).or_insert_with(|| scene.ordinary_of(seen.class));
+                of_class.pps += seen.weight / seconds;
+                of_class.bps += seen.weight * f64::from(seen.packet.wire) * 8.0 / seconds;
             }
         }
         self.live.settle(now_ns);
@@ -183,8 +303,7 @@ impl Keeper {
                 life.busy_ns = now_ns;
             }
         }
-        let seconds = scene.elapsed_ns.max(1) as f64 / 1e9;
-        (left / seconds, left_bits / seconds)
+        left
     }
 
     /// Moves rules on: to force, or to their end.
@@ -199,10 +318,11 @@ impl Keeper {
                 life.phase = Phase::Withdrawn;
                 format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
             } else if idle >= IDLE_NS || life.measured.packets == 0 && idle >= IDLE_IN_SHADOW_NS {
+                keep(&mut self.memory, incident, life, now);
                 life.phase = Phase::Ended;
                 "ended: it matches nothing any more".to_owned()
             } else if life.phase == Phase::Shadow && acts && life.measured.packets > 0 && life.since_ns < now_ns {
-                life.phase = Phase::Enforcing;
+                life.enforce(scene.now);
                 format!("enforced: {}: {}", life.choice.matches, life.reason())
             } else if life.phase == Phase::Enforcing && !acts {
                 life.phase = Phase::Shadow;
@@ -240,8 +360,7 @@ impl Keeper {
         }
         let evidence = gather(scene.analyst, target);
         let clean = counted(scene.reservoir, &evidence, target);
-        let mut exempt = exempt::always();
-        exempt.extend(scene.exempt.flows.iter().cloned());
+        let exempt = exempt::all(scene.exempt);
         let mut attack = evidence.attack.clone();
         let all = attack.len();
         attack.retain(|sample| !self.lives.iter().any(|life| life.choice.matches.matches(&sample.seen.subject())));
@@ -281,15 +400,22 @@ impl Keeper {
         let acts = acts(incident, scene);
         let mut lines = Vec::new();
         for choice in recalled {
+            let dropping = self.memory.dropping(&choice.matches);
             let at = self.begin(choice, now_ns);
             let Some(life) = self.lives.get_mut(at).filter(|_| acts) else { continue };
             // It was tried before, and what the last seconds held was its shadow.
-            life.phase = Phase::Enforcing;
-            lines.push(format!("rule {} enforced, as it is remembered: {}", life.id, life.choice.matches));
+            life.enforce(scene.now);
+            let mut line = format!("rule {} enforced, as it is remembered: {}", life.id, life.choice.matches);
+            if let Some((since, dropped)) = dropping.filter(|(since, _)| since.mono_ns >= incident.began.mono_ns) {
+                line.push_str(&format!("; it was armed, and had dropped {dropped} packets"));
+                incident.mitigated.get_or_insert(since);
+            }
+            lines.push(line);
         }
         for choice in plan.rules {
             self.begin(choice, now_ns);
         }
+        self.stuck = plan.none_because.is_some();
         if let Some(why) = plan.none_because.filter(|why| self.told.as_deref().map(gist) != Some(gist(why))) {
             lines.push(why.clone());
             self.told = Some(why);
@@ -305,6 +431,14 @@ impl Keeper {
         self.lives.len() - 1
     }
 
+    /// Puts a rule in force, for tests of what follows.
+    #[cfg(test)]
+    pub(super) fn enforce(&mut self, at: usize) {
+        if let Some(life) = self.lives.get_mut(at) {
+            life.enforce(Now::default());
+        }
+    }
+
     /// Notes what share of the attack each rule matches.
     fn share(&mut self, incident: &Incident, left_pps: f64) {
         let matched: f64 = self.lives.iter().map(|life| life.measured.pps).sum();
@@ -314,15 +448,29 @@ impl Keeper {
         }
     }
 
-    fn report(&self, incident: &mut Incident, now: Now) {
-        let dropped = |life: &Life| life.phase == Phase::Enforcing && life.measured.dropped > 0;
-        if incident.mitigated.is_none() && self.lives.iter().any(dropped) {
-            incident.mitigated = Some(now);
+    fn report(&self, incident: &mut Incident) {
+        // What it dropped is known a tick after it was put in force.
+        let drops = |life: &&Life| life.phase == Phase::Enforcing && life.measured.dropped > 0;
+        if incident.mitigated.is_none() {
+            incident.mitigated =
+                self.lives.iter().filter(drops).filter_map(|life| life.enforced).min_by_key(|at| at.mono_ns);
         }
         for life in &self.lives {
             show(incident, life);
         }
     }
+}
+
+/// Remembers a rule that worked, and did no harm.
+fn keep(memory: &mut Memory, incident: &Incident, life: &Life, now: Now) {
+    if life.phase == Phase::Enforcing && life.measured.dropped > 0 && life.measured.benign_flows == 0 {
+        let (vectors, classes, choice) = (&incident.vectors, &life.classes(), &life.choice);
+        memory.keep(&Worked { incident: &incident.id, vectors, classes, choice }, now);
+    }
+}
+
+fn named(classes: &BTreeMap<TrafficClass, f64>) -> BTreeMap<String, f64> {
+    classes.iter().map(|(class, pps)| (class.as_str().to_owned(), *pps)).collect()
 }
 
 /// Returns whether rules may drop. While it is not known what is normal, a flood of what customers
@@ -338,6 +486,24 @@ fn acts(incident: &Incident, scene: &Scene<'_>) -> bool {
         Mode::Enforce => true,
     };
     may && incident.severity > Severity::Info
+}
+
+/// The rate that no rule matches, packets and bits a second, over about half a second: a sample of a
+/// flood stands for many packets, and a few that belong to nobody's attack look like another.
+#[derive(Clone, Copy, Debug, Default)]
+struct Remains(f64, f64);
+
+impl Remains {
+    fn note(&mut self, elapsed_ns: u64, now: (f64, f64)) -> Self {
+        let weight = 1.0 - libm::exp(-(elapsed_ns as f64) / REMAINS_NS);
+        self.0 += (now.0 - self.0) * weight;
+        self.1 += (now.1 - self.1) * weight;
+        *self
+    }
+
+    fn exceeds(self, exit: (f64, f64)) -> bool {
+        self.0 > exit.0 || self.1 > exit.1
+    }
 }
 
 /// Writes lines into the timeline, and says so.

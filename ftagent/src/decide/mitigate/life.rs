@@ -1,10 +1,16 @@
 //! The life of one rule: what it matched, what it cost, and what follows from that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Measured, Phase, RuleCount, RuleReport, Wanted};
+use ftagent_common::TrafficClass;
+
+use super::{
+    Measured, Phase, RuleCount, RuleReport, Wanted,
+    collateral::{Gauge, Judged},
+};
 use crate::{
     decide::{
+        Now,
         analyst::Seen,
         synthesis::{BUDGET, Choice},
     },
@@ -17,6 +23,8 @@ const RATE_NS: u64 = 1_000_000_000;
 pub const VETO: usize = 3;
 /// Conversations are counted over this time, nanoseconds.
 pub const METER_NS: u64 = 10_000_000_000;
+/// A class with less than this share of what a rule matched is there by chance.
+const BY_CHANCE: f64 = 0.05;
 /// Conversations that are counted at most.
 pub const METER: usize = 4096;
 /// A rule that is wanted no more, or whose daemon has died, ends after this time, milliseconds.
@@ -56,6 +64,8 @@ pub struct Life {
     pub phase: Phase,
     /// Since when it is wanted, nanoseconds.
     pub since_ns: u64,
+    /// When it was put in force.
+    pub enforced: Option<Now>,
     /// When it matched enough last to be worth its place, nanoseconds.
     pub busy_ns: u64,
     /// What it did.
@@ -64,6 +74,10 @@ pub struct Life {
     recent: VecDeque<(u64, u64, u64)>,
     /// Conversations from before the attack that it matched.
     pub benign: Meter,
+    /// What it costs.
+    gauge: Gauge,
+    /// What it matched, packets by class.
+    classes: BTreeMap<TrafficClass, f64>,
 }
 
 impl Life {
@@ -71,9 +85,12 @@ impl Life {
     pub fn new(id: u32, choice: Choice, now_ns: u64) -> Self {
         Self {
             id,
+            gauge: Gauge::of(&choice.matches),
+            classes: BTreeMap::new(),
             choice,
             phase: Phase::Shadow,
             since_ns: now_ns,
+            enforced: None,
             busy_ns: now_ns,
             measured: Measured::default(),
             recent: VecDeque::new(),
@@ -84,6 +101,36 @@ impl Life {
     /// Returns whether it matches a packet.
     pub fn matches(&self, seen: &Seen) -> bool {
         self.choice.matches.matches(&seen.packet.subject())
+    }
+
+    /// Takes in a packet, which may concern it or not; `free`: no rule before it has taken the packet.
+    /// Returns whether it matches.
+    pub fn weigh(&mut self, now_ns: u64, seen: &Seen, judged: Judged, free: bool) -> bool {
+        let matched = self.matches(seen);
+        let hit = matched && free && (seen.packet.dropped || self.phase == Phase::Shadow);
+        if matched {
+            *self.classes.entry(seen.class).or_default() += seen.weight;
+        }
+        if hit && judged.is_benign() {
+            self.benign.note(seen.mark.tag, now_ns);
+        }
+        if hit || judged.is_benign() {
+            self.gauge.note(now_ns, seen, judged, hit);
+        }
+        matched
+    }
+
+    /// Returns the classes of what it matched, but for those that it met by chance.
+    pub fn classes(&self) -> BTreeSet<TrafficClass> {
+        let all: f64 = self.classes.values().sum();
+        self.classes.iter().filter(|(_, packets)| **packets >= BY_CHANCE * all).map(|(class, _)| *class).collect()
+    }
+
+    /// Puts it in force; from now on what it costs is what it drops.
+    pub fn enforce(&mut self, now: Now) {
+        self.phase = Phase::Enforcing;
+        self.enforced.get_or_insert(now);
+        self.gauge = Gauge::of(&self.choice.matches);
     }
 
     /// Takes in what it did in a tick: by the kernel's count, or by the samples where there is none.
@@ -103,6 +150,8 @@ impl Life {
         measured.pps = packets as f64 / (length.max(1) as f64 / 1e9);
         self.benign.settle(now_ns);
         measured.benign_flows = measured.benign_flows.max(self.benign.count() as u64);
+        self.gauge.settle(now_ns);
+        measured.collateral = self.gauge.read();
     }
 
     /// Returns whether it hits more of the conversations from before the attack than it may: of

@@ -5,17 +5,21 @@
 //! it is *enforced*, and it ends when its attack does, when it costs too much, or when it removes
 //! nothing.
 
+pub mod collateral;
 mod evidence;
 pub mod keeper;
+pub mod levels;
 mod life;
-mod memory;
+pub mod memory;
 #[cfg(test)]
 mod tests;
+pub mod thin;
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use self::collateral::Collateral;
 use crate::rule::{FlowMatch, Rule};
 
 /// Whether rules are made, and whether they drop.
@@ -102,6 +106,9 @@ pub struct Measured {
     pub attack_share: f64,
     /// Distinct flows known from before the incident that it matched.
     pub benign_flows: u64,
+    /// What it costs those whom it does not concern, over the last ten seconds.
+    #[serde(default)]
+    pub collateral: Collateral,
 }
 
 /// A rule of an incident, as people see it.

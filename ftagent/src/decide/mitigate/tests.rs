@@ -6,7 +6,9 @@
 )]
 //! Whole attacks against whole deciders: which rules come, what they remove and what they cost.
 
+mod armed;
 mod backgrounds;
+mod cost;
 mod floods;
 mod world;
 
@@ -114,6 +116,36 @@ fn what_looks_like_customers_gets_no_rule_that_costs_them() {
 }
 
 #[test]
+fn what_no_rule_is_safe_for_is_thinned_to_what_is_ordinary() {
+    let mut calm = World::calm(game);
+    let mut world = calm.clone();
+    world.attack(floods::random_udp, 30);
+    assert!(world.decider.thinned().is_empty(), "a host that bears it serves its customers better so");
+    calm.is_strained = true;
+    let mut world = calm.clone();
+    world.attack(floods::random_udp, 30);
+    let thinned = world.decider.thinned().clone();
+    let ordinary = calm.decider.baselines().into_iter().find(|view| view.class == "udp_small").unwrap().threshold;
+    assert_eq!(thinned.keys().map(|class| class.as_str()).collect::<Vec<_>>(), ["udp_small"], "{:#?}", told(&world));
+    assert!(thinned.values().all(|pps| *pps >= ordinary && *pps < 2.0 * ordinary), "{thinned:?} {ordinary}");
+    assert_eq!(world.incidents()[0].thinned.len(), 1);
+    for _ in 0..150 {
+        world.tick(Frames::new());
+    }
+    assert!(world.decider.thinned().is_empty() && world.incidents()[0].thinned.is_empty());
+    let lines: Vec<String> = told(&world).into_iter().filter(|line| line.contains("thinned")).collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("udp_small is thinned to"), "{lines:?}");
+    assert_eq!(lines[1], "udp_small is thinned no more");
+    // Where a rule removes it, or nothing is acted on, nothing is thinned.
+    for (make, mode) in [(floods::signature as Make, Mode::Enforce), (floods::random_udp, Mode::Observe)] {
+        let mut world = calm.clone();
+        world.decider.set_mode(mode);
+        world.attack(make, 30);
+        assert!(world.decider.thinned().is_empty(), "{:#?}", told(&world));
+    }
+}
+
+#[test]
 fn ordinary_load_gets_no_rule() {
     let calm = World::calm(web);
     for (name, make) in shapes::ordinary() {
@@ -203,7 +235,7 @@ fn rules_end_with_the_attack_and_are_remembered() {
     }
     assert!(!world.incidents()[0].is_open());
     assert_eq!(world.incidents()[0].rules[0].state, Phase::Ended);
-    assert_eq!(world.decider.wanted().0, []);
+    assert!(world.dropping().iter().all(|rule| matches!(rule.rule.action, Action::RateLimit(_))));
     assert!(world.decider.wanted().1 > generation);
     // The next attack of the kind meets the rule at the tick in which it is recognised.
     for _ in 0..5 {

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use crate::decide::mitigate::Exempt;
 use crate::rule::{Action, Family, Flags, FlowMatch, Fragment, Ranges, set::Number};
 
 /// Always exempt, whatever is configured: what IP itself cannot do without.
@@ -22,6 +23,13 @@ pub fn always() -> Vec<FlowMatch> {
     .into_iter()
     .filter_map(|text| text.parse().ok())
     .collect()
+}
+
+/// Returns everything that is exempt: always, and as configured.
+pub fn all(configured: &Exempt) -> Vec<FlowMatch> {
+    let mut flows = always();
+    flows.extend(configured.flows.iter().cloned());
+    flows
 }
 
 /// Returns matches that together match what `matches` does, but nothing that is exempt; `None`

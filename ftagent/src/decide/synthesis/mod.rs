@@ -45,7 +45,7 @@ const GAIN: f64 = 0.04;
 /// A protocol with less than this share of the attack is left alone.
 const PART: f64 = 0.03;
 /// With fewer clean flows than this nothing is known of what a rule costs.
-const SCARCE: usize = 64;
+pub const SCARCE: usize = 64;
 /// A rate limit is never tighter than this, packets a second.
 const SLOWEST_PPS: f64 = 100.0;
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::decide::{
-    frames::{Dice, HOST, connection, ip_at, member, udp, udp_bytes},
+    frames::{Dice, HOST, Segment, connection, ip_at, member, tcp_between, udp, udp_bytes},
     packet::tcp,
 };
 
@@ -99,6 +99,27 @@ pub fn game(dice: &mut Dice, tick: u64) -> Frames {
         frames.push(dressed(player, (true, frame)));
         let back = ip_at(HOST, member(50_000 + player), 17, [0; 4], &udp_bytes((27_016, port), &dice.bytes(120)));
         frames.push((false, back));
+    }
+    frames
+}
+
+/// A conversation of [`busy`].
+pub const LIVE: (Ipv4Addr, u16) = (Ipv4Addr::new(60, 1, 1, 0), 20_000);
+
+/// A server of three hundred conversations that go on all the time, a hundred of them from one /8, and
+/// web pages.
+pub fn busy(dice: &mut Dice, tick: u64) -> Frames {
+    let mut frames = pages(dice, 2);
+    for client in 0..300u64 {
+        let src = Ipv4Addr::new(if client < 100 { 60 } else { 61 + (client % 90) as u8 }, 1, 1, client as u8);
+        let (seq, ack) = (7000 + tick as u32 * 100, 9000 + tick as u32 * 200);
+        let ports = (20_000 + client as u16, 443);
+        let flags = tcp::PSH | tcp::ACK;
+        let said = Segment { ports, flags, seq, ack, payload: &dice.bytes(100) };
+        frames.push(dressed(client, (true, tcp_between(src, HOST, &said))));
+        let ports = (443, ports.0);
+        let back = Segment { ports, flags, seq: ack, ack: seq.wrapping_add(100), payload: &[1; 200] };
+        frames.push((false, tcp_between(HOST, src, &back)));
     }
     frames
 }

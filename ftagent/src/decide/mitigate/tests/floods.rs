@@ -111,3 +111,15 @@ pub fn fragmented_answers(dice: &mut Dice, tick: u64) -> Frames {
         })
         .collect()
 }
+
+/// Segments of one shape, all on the tuple of one conversation that is there.
+pub fn on_a_live_tuple(dice: &mut Dice, _: u64) -> Frames {
+    flood(|_| {
+        let (src, sport) = super::backgrounds::LIVE;
+        let (seq, ack) = (dice.next() as u32, dice.next() as u32);
+        let segment = Segment { ports: (sport, 443), flags: tcp::PSH | tcp::ACK, seq, ack, payload: &[5; 100] };
+        let mut frame = tcp_between(src, HOST, &segment);
+        frame[22] = 99;
+        frame
+    })
+}

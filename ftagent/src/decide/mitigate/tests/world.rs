@@ -1,13 +1,19 @@
 //! A node in virtual time: background, attack, and a kernel that carries out what is wanted.
 
-use super::backgrounds::{Background, Frames};
+use std::net::IpAddr;
+
+use ftagent_common::guard::socket;
+
+use super::backgrounds::{Background, Frames, LIVE};
 use crate::{
     decide::{
         Counts, Decider, Event, Incident, Now, Packet, Settings, Tick,
         frames::{Dice, decoded},
         mitigate::{Mode, RuleCount, Wanted},
+        packet::tcp,
     },
-    rule::Action,
+    rule::{Action, FlowMatch, Rate},
+    sense::signals::HostSignals,
 };
 
 const TICK_NS: u64 = 100_000_000;
@@ -21,6 +27,12 @@ pub struct World {
     pub events: Vec<Event>,
     /// What the kernel has: of the tick before.
     pub present: Vec<Wanted>,
+    /// Rules of an operator: they drop.
+    pub given: Vec<FlowMatch>,
+    /// It loses packets.
+    pub is_strained: bool,
+    /// Its socket table answers, and nobody sees what it sends.
+    pub is_daemon: bool,
     /// Packets that were dropped, of the background and of the attack, of how many.
     pub lost: [(u64, u64); 2],
 }
@@ -34,6 +46,9 @@ impl World {
             ticks: 0,
             events: Vec::new(),
             present: Vec::new(),
+            given: Vec::new(),
+            is_strained: false,
+            is_daemon: false,
             lost: [(0, 0); 2],
         }
     }
@@ -41,6 +56,15 @@ impl World {
     /// A node that has seen its ordinary traffic for forty seconds.
     pub fn calm(background: Background) -> Self {
         let mut world = Self::new(background, Mode::Enforce);
+        for _ in 0..400 {
+            world.tick(Frames::new());
+        }
+        world
+    }
+
+    /// The same as the daemon sees it: with the answers of a socket table, without what it sends.
+    pub fn calm_daemon(background: Background) -> Self {
+        let mut world = Self { is_daemon: true, ..Self::new(background, Mode::Enforce) };
         for _ in 0..400 {
             world.tick(Frames::new());
         }
@@ -77,7 +101,11 @@ impl World {
                 outbound.push(packet);
                 continue;
             }
-            packet.dropped = drops(&self.present, &packet, &mut done);
+            if self.is_daemon {
+                packet.socket = socket_of(&packet, kind == 0);
+            }
+            let given = self.given.iter().any(|rule| rule.matches(&packet.subject()));
+            packet.dropped = given || drops(&self.present, &packet, &mut done);
             let lost = &mut self.lost[kind];
             (lost.0, lost.1) = (lost.0 + u64::from(packet.dropped), lost.1 + 1);
             let count = &mut counts.classes[packet.class.index()];
@@ -85,13 +113,14 @@ impl World {
             samples.push(packet);
         }
         let mono_ns = self.ticks * TICK_NS;
+        let host = HostSignals { interval_ns: TICK_NS, packets_lost: 1000, ..HostSignals::default() };
         let events = self.decider.on_tick(&Tick {
             now: Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 },
             elapsed_ns: TICK_NS,
             counts: &counts,
             samples: &samples,
-            outbound: Some(&outbound),
-            host: None,
+            outbound: (!self.is_daemon).then_some(&outbound),
+            host: self.is_strained.then_some(&host),
             rules: &done,
         });
         self.present = self.decider.wanted().0.to_vec();
@@ -144,6 +173,20 @@ fn mixed(background: Frames, attack: Frames) -> Vec<(usize, (bool, Vec<u8>))> {
     all
 }
 
+/// What the socket table would say. Players' datagrams go to one socket that talks to anybody; what
+/// is forged on the tuple of a conversation finds its socket.
+fn socket_of(packet: &Packet, background: bool) -> u8 {
+    let is_syn = packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let live = background || packet.src() == Some(IpAddr::V4(LIVE.0)) && packet.sport == LIVE.1;
+    match (packet.is_tcp(), packet.is_udp()) {
+        (true, _) if is_syn => socket::LISTENER,
+        (true, _) | (_, true) if live && packet.dport != 27_016 => socket::CONNECTED,
+        (_, true) if packet.dport == 27_016 => socket::UNCONNECTED,
+        (true, _) | (_, true) => socket::NONE,
+        _ => socket::UNKNOWN,
+    }
+}
+
 /// What the kernel would do: the first rule that matches and does not only count.
 fn drops(present: &[Wanted], packet: &Packet, done: &mut [RuleCount]) -> bool {
     for (rule, count) in present.iter().zip(done) {
@@ -158,9 +201,9 @@ fn drops(present: &[Wanted], packet: &Packet, done: &mut [RuleCount]) -> bool {
                 count.dropped += 1;
                 return true;
             }
-            // Half of it, say.
-            Action::RateLimit(_) => {
-                let drop = count.packets.is_multiple_of(2);
+            Action::RateLimit(rate) => {
+                let Rate::Pps(pps) = rate else { continue };
+                let drop = count.packets > pps / 10;
                 count.dropped += u64::from(drop);
                 return drop;
             }

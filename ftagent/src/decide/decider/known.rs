@@ -1,0 +1,89 @@
+//! What people and the next life of the daemon get to know of the decisions.
+
+use super::*;
+
+impl Decider {
+    /// Returns the incidents, oldest first; at most [`crate::decide::machine::KEPT`].
+    pub fn incidents(&self) -> impl DoubleEndedIterator<Item = &Incident> {
+        self.machine.incidents()
+    }
+
+    /// Takes over the incidents of an earlier life. The one that was open goes on if the attack does.
+    pub fn remember(&mut self, incidents: Vec<Incident>, now: Now) {
+        let ids = incidents.iter().flat_map(|incident| &incident.rules).map(|rule| rule.id);
+        self.keeper.count_from(ids.max().unwrap_or(0));
+        self.machine.remember(incidents, now);
+    }
+
+    /// Returns the latest notices, oldest first.
+    pub fn notices(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.notices.iter()
+    }
+
+    /// Returns how much is known.
+    pub fn learning(&self) -> Learning {
+        let state = match () {
+            () if !self.is_trusted() => "new",
+            () if !self.baselines.is_past_first_week() => "learning",
+            () => "learned",
+        };
+        let bound = if self.baselines.is_past_first_week() {
+            "a threshold grows at most ×2 in 24 hours and ×10 in 30 days, whatever the traffic"
+        } else {
+            "in the first week no threshold rises over 8 times the quietest hour, whatever the traffic"
+        };
+        Learning {
+            state: state.to_owned(),
+            learned_s: self.baselines.learned_s(),
+            trust_after_s: self.settings.trust_after_s,
+            bound: bound.to_owned(),
+        }
+    }
+
+    /// Returns the busiest addresses behind this node, busiest first.
+    pub fn destinations(&self) -> Vec<DestinationView> {
+        self.destinations.views()
+    }
+
+    /// Returns what is known of every class and metric that was ever seen.
+    pub fn baselines(&self) -> Vec<View> {
+        self.baselines.views(self.is_trusted())
+    }
+
+    /// Returns what outlives a restart.
+    pub fn checkpoint(&self, now: Now) -> Checkpoint {
+        Checkpoint { sockets: Some(self.sentry.validation().clone()), ..self.baselines.checkpoint(now) }
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// Where it cannot be used, in words; nothing has changed then.
+    pub fn restore(&mut self, mut checkpoint: Checkpoint) -> Result<(), String> {
+        let sockets = checkpoint.sockets.take();
+        self.baselines = Baselines::restore(checkpoint)?;
+        if let Some(sockets) = sockets {
+            self.sentry.restore(sockets);
+        }
+        Ok(())
+    }
+
+    /// Takes the operator's word that the present load is normal: baselines and ceilings begin
+    /// anew from it, and an open incident closes.
+    pub fn accept(&mut self, now: Now) -> Vec<Event> {
+        self.baselines.accept(now, self.settings.trust_after_s);
+        self.detector = Detector::default();
+        self.analyst.accept();
+        self.keeper.accept(now.mono_ns);
+        let mut events: Vec<Event> =
+            self.machine.close_open(now, "closed: the operator accepted this load as normal").into_iter().collect();
+        events.push(self.notice(now, "the operator accepted the present load as normal".to_owned()));
+        events
+    }
+
+    /// Forgets everything that was learned, of one class or of all.
+    pub fn reset(&mut self, class: Option<TrafficClass>) {
+        self.baselines.reset(class);
+        self.detector = Detector::default();
+    }
+}
