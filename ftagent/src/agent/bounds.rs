@@ -9,7 +9,7 @@ use std::{
 use super::{Agent, gate, mitigator::Beat, rules::mode_of};
 use crate::{
     act::guard::GuardSettings,
-    decide::mitigate::Exempt,
+    decide::mitigate::{Exempt, Mode},
     rule::check::{Guarded, exempt_flows},
     sense::host::{Guard, HostFacts},
 };
@@ -63,9 +63,17 @@ impl Agent {
         self.brain.set_bounds(exempt, mode_of(&self.config));
         self.brain.set_beat(Beat::from(&self.clock));
         let (settings, beat) = (self.gate_settings(), Beat::from(&self.clock));
+        let ports = guarded.ssh_ports;
+        self.brain.set_trap(|trap| {
+            trap.map(|mut trap| {
+                trap.set(ports, beat);
+                trap
+            })
+        });
+        let acts = mode_of(&self.config) != Mode::Observe;
         self.brain.set_gate(|gate| {
             gate.map(|mut gate| {
-                gate.set(settings, own, beat);
+                gate.set(settings, own, beat, acts);
                 gate
             })
         });

@@ -14,8 +14,8 @@ use std::{
 
 use ftagent_common::TrafficClass;
 
-use super::gate::Gate;
 use super::mitigator::{Beat, Failure, Mitigator, Owner, View as RulesView};
+use super::{gate::Gate, trap::Trap};
 use crate::{
     act::operator::OperatorRule,
     decide::{
@@ -23,9 +23,15 @@ use crate::{
         baseline::{Checkpoint, Learning, View},
         destinations::DestinationView,
         incident::Entry,
-        mitigate::{Exempt, Mode, Wanted},
+        mitigate::{
+            Exempt, Mode, Wanted,
+            collateral::Collateral,
+            memory::{self, Armed, Remembered},
+        },
     },
+    rule::Action,
     sense::{clock, meter::Observed},
+    serve::protocol::{GuardStatus, TripwireStatus},
 };
 
 /// Ticks between two publications.
@@ -57,6 +63,8 @@ struct Core {
     mitigator: Option<Mitigator>,
     /// Absent until the kernel's guard is at hand.
     gate: Option<Gate>,
+    /// Absent until the kernel's tripwire is at hand.
+    trap: Option<Trap>,
     counts: Box<Counts>,
     packets: Vec<Packet>,
     ticks: u64,
@@ -80,6 +88,11 @@ struct Published {
     detect_seconds: Vec<f64>,
     mitigate_seconds: Vec<f64>,
     notices_total: u64,
+    guard: Option<GuardStatus>,
+    tripwire: Option<TripwireStatus>,
+    armed: Vec<Armed>,
+    remembered: Vec<Remembered>,
+    watched: BTreeMap<u32, Collateral>,
 }
 
 /// What metrics show of it.
@@ -120,6 +133,7 @@ impl Brain {
             decider,
             mitigator: None,
             gate: None,
+            trap: None,
             counts: Box::default(),
             packets: Vec::new(),
             ticks: 0,
@@ -135,9 +149,10 @@ impl Brain {
         (Self(Arc::new(inner)), events)
     }
 
-    /// Takes in a tick. It is called on the poll thread.
-    pub fn observe(&self, observed: Observed<'_>) {
+    /// Takes in a tick; returns whether a decision waits for the next. It is called on the poll thread.
+    pub fn observe(&self, observed: Observed<'_>) -> bool {
         let mut core = self.core();
+        let at_ns = observed.at_ns;
         let (events, trouble) = core.on_tick(observed);
         if let Some(trouble) = trouble {
             self.tell(Happened::Rules(trouble));
@@ -146,9 +161,11 @@ impl Brain {
         if changed && events.is_empty() {
             self.publish_rules(&core);
         }
+        let hasty = core.decider.is_hasty(at_ns);
         if !events.is_empty() || core.ticks.is_multiple_of(PUBLISH_TICKS) {
             self.publish(&mut core, events);
         }
+        hasty
     }
 
     /// Publishes how things are after some events, and passes these on.
@@ -240,6 +257,18 @@ impl Brain {
         core.gate = make(core.gate.take());
     }
 
+    /// Takes the kernel's tripwire over, or gives it new settings.
+    pub(super) fn set_trap(&self, make: impl FnOnce(Option<Trap>) -> Option<Trap>) {
+        let mut core = self.core();
+        core.trap = make(core.trap.take());
+    }
+
+    /// Returns how the guard and the tripwire are; `None` until the kernel's is at hand.
+    pub(super) fn guards(&self) -> (Option<GuardStatus>, Option<TripwireStatus>) {
+        let published = self.published();
+        (published.guard.clone(), published.tripwire.clone())
+    }
+
     /// Takes a new reading of the kernel's clock.
     pub(super) fn set_beat(&self, beat: Beat) {
         if let Some(mitigator) = &mut self.core().mitigator {
@@ -261,6 +290,8 @@ impl Brain {
     pub(super) fn set_operators(&self, rules: Vec<OperatorRule>) -> Result<(), Vec<Failure>> {
         let mut core = self.core();
         let Core { decider, mitigator: Some(mitigator), .. } = &mut *core else { return Ok(()) };
+        let of = |rule: &OperatorRule| (rule.id, rule.matches.clone(), rule.action == Action::Count);
+        decider.watch(rules.iter().map(of));
         let result = mitigator.set_operators(rules, clock::monotonic_ns(), decider.wanted());
         self.publish(&mut core, Vec::new());
         result
@@ -274,8 +305,28 @@ impl Brain {
     /// Returns the rules that no operator made: what the next life of the daemon has to know.
     pub(super) fn own_rules(&self) -> Vec<Wanted> {
         let view = self.rules();
-        let own = view.rules.iter().filter(|live| !matches!(live.owner, Owner::Operator(_)));
+        // What is armed is remembered, and armed again only where clean traffic is known to allow it.
+        let own = view.rules.iter().filter(|live| match live.owner {
+            Owner::Operator(_) => false,
+            Owner::Decision(id) => !memory::is_armed(id),
+            Owner::Inherited => true,
+        });
         own.map(|live| live.wanted.clone()).collect()
+    }
+
+    /// Returns the signatures of earlier attacks that are armed.
+    pub(super) fn armed(&self) -> Vec<Armed> {
+        self.published().armed.clone()
+    }
+
+    /// Returns the rules that worked.
+    pub(super) fn remembered(&self) -> Vec<Remembered> {
+        self.published().remembered.clone()
+    }
+
+    /// Returns what the rules of operators cost, by their numbers.
+    pub(super) fn watched(&self) -> BTreeMap<u32, Collateral> {
+        self.published().watched.clone()
     }
 
     /// Takes the operator's word that the present load is normal.
@@ -293,12 +344,12 @@ impl Brain {
         self.publish(&mut core, Vec::new());
     }
 
-    /// Returns what outlives a restart.
+    /// Returns what was learned and holds on other nodes too.
     pub fn export(&self) -> Checkpoint {
-        self.core().decider.checkpoint(now())
+        Checkpoint { sockets: None, ..self.core().decider.checkpoint(now()) }
     }
 
-    /// As [`Self::export`]; `None` where a tick has panicked in the middle of learning: what is
+    /// Returns what outlives a restart; `None` where a tick has panicked in the middle of learning: what is
     /// on disk is better then.
     pub(super) fn export_sound(&self) -> Option<Checkpoint> {
         Some(self.0.core.lock().ok()?.decider.checkpoint(now()))
@@ -310,7 +361,8 @@ impl Brain {
     /// Where it cannot be used, in words; nothing has changed then.
     pub fn import(&self, checkpoint: Checkpoint) -> Result<(), String> {
         let mut core = self.core();
-        core.decider.restore(checkpoint)?;
+        // Another node's sockets are not ours.
+        core.decider.restore(Checkpoint { sockets: None, ..checkpoint })?;
         self.publish(&mut core, Vec::new());
         Ok(())
     }
@@ -357,6 +409,9 @@ impl Core {
         let now_ns = clock::monotonic_ns();
         if let Some(gate) = &mut self.gate {
             gate.follow(now_ns, decider.guard(), observed.host.as_ref());
+        }
+        if let Some(trap) = &mut self.trap {
+            trap.follow(now_ns, decider.ceilings());
         }
         let trouble = mitigator.as_mut().and_then(|mitigator| mitigator.follow(now_ns, decider.wanted()));
         (events, trouble)
@@ -415,6 +470,11 @@ impl Core {
             detect_seconds: self.detect_seconds.clone(),
             mitigate_seconds: self.mitigate_seconds.clone(),
             notices_total: self.notices_total,
+            guard: self.gate.as_ref().map(|gate| gate.status(&self.decider)),
+            tripwire: self.trap.as_ref().map(|_| Trap::status(&self.decider)),
+            armed: self.decider.armed(),
+            remembered: self.decider.remembered(),
+            watched: self.decider.watched().collect(),
         }
     }
 }
@@ -434,17 +494,16 @@ pub(super) fn seconds(from: Now, to: Now) -> f64 {
     to.mono_ns.saturating_sub(from.mono_ns) as f64 / 1e9
 }
 
-fn now() -> Now {
+/// Returns the present.
+pub(super) fn now() -> Now {
     Now { mono_ns: clock::monotonic_ns(), unix_ms: clock::unix_ms() }
 }
 
 #[cfg(test)]
 mod tests {
-    use ftagent_common::sample::SAMPLE_BYTES;
-
     use ftagent_common::{
         reason::verdict,
-        sample::{SampleHeader, SampleRecord},
+        sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
     };
 
     use super::*;
@@ -470,6 +529,7 @@ mod tests {
             socket: 0,
             rule: 0,
             cpu: 0,
+            flags: 0,
         };
         SampleRecord { header, data }
     }

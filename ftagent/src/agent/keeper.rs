@@ -19,7 +19,7 @@ use super::brain::{self, Brain, Happened, seconds};
 use crate::{
     decide::{
         Event, Incident,
-        mitigate::{Mode, Wanted},
+        mitigate::{Mode, Wanted, memory::Remembered},
     },
     record::{baseline, incidents::IncidentLog, rules},
 };
@@ -42,6 +42,8 @@ pub(super) struct Keeper {
     log: IncidentLog,
     /// The file of rules is not empty.
     had_rules: bool,
+    /// What the file remembers of rules that worked.
+    remembered: Vec<Remembered>,
 }
 
 /// The thread that records.
@@ -74,12 +76,13 @@ pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Resul
         info!(state = %learned.state, learned_s = learned.learned_s, "What is normal here was restored.");
     }
     let (log, incidents, damage) = IncidentLog::open(state);
-    decider.remember(incidents);
+    decider.remember(incidents, brain::now());
+    let rules::Left { rules: inherited, remembered, told: lost } = rules::load(state);
+    decider.restore_remembered(remembered.clone(), brain::now());
     let (brain, events) = Brain::new(decider);
-    let (inherited, lost) = rules::load(state);
     let told = restored.err().into_iter().chain(damage).chain(lost).collect();
-    let keeper =
-        Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules: !inherited.is_empty() };
+    let had_rules = !inherited.is_empty();
+    let keeper = Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules, remembered };
     Ok(Opened { brain, keeper, inherited, told })
 }
 
@@ -151,13 +154,14 @@ impl Keeper {
         self.log.write(&written, &all)
     }
 
-    /// Writes the rules that no operator made while there are any, and once more when there are none.
+    /// Writes the rules that no operator made while there are any, and once more when there are none;
+    /// and those that worked, where others do.
     fn write_rules(&mut self) -> io::Result<()> {
-        let rules = self.brain.own_rules();
-        if !rules.is_empty() || self.had_rules {
-            rules::save(&self.state, &rules)?;
+        let (rules, remembered) = (self.brain.own_rules(), self.brain.remembered());
+        if !rules.is_empty() || self.had_rules || remembered != self.remembered {
+            rules::save(&self.state, &rules, &remembered)?;
         }
-        self.had_rules = !rules.is_empty();
+        (self.had_rules, self.remembered) = (!rules.is_empty(), remembered);
         Ok(())
     }
 

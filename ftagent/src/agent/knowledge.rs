@@ -226,6 +226,7 @@ mod tests {
             findings: Vec::new(),
             rules: Vec::new(),
             mitigated: None,
+            thinned: std::collections::BTreeMap::new(),
             timeline: Vec::new(),
         }
     }

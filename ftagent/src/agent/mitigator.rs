@@ -101,6 +101,8 @@ pub(super) struct Live {
     pub pps: f64,
     /// Why it is not in force.
     pub failed: Option<String>,
+    /// Where its counters are.
+    pub slot: Option<u8>,
     /// Packets of this second.
     second: u64,
 }
@@ -270,7 +272,8 @@ impl Mitigator {
             let id = wanted.id;
             let known = before.remove(&id).map(|live| (live.total, live.pps, live.second));
             let (total, pps, second) = known.unwrap_or((RuleCount { id, ..RuleCount::default() }, 0.0, 0));
-            self.live.insert(id, Live { owner, wanted, ends_ns, total, pps, failed, second });
+            let slot = self.plane.slot(id);
+            self.live.insert(id, Live { owner, wanted, ends_ns, total, pps, failed, slot, second });
         }
     }
 

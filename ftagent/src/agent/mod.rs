@@ -15,6 +15,7 @@ mod knowledge;
 mod mitigator;
 mod report;
 mod rules;
+mod trap;
 
 use std::{
     fs::File,

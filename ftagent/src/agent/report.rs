@@ -18,7 +18,7 @@ use crate::{
     decide::Incident,
     feeds::{FeedState, FeedStatus},
     sense::window::{IfaceSnapshot, Rate},
-    serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status},
+    serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status, TripwireStatus},
 };
 
 impl Agent {
@@ -35,6 +35,8 @@ impl Agent {
         }
         let feeds: Vec<FeedStatus> = self.feeds.status().cloned().collect();
         let blocked = feeds.iter().map(|feed| feed.entries).sum::<usize>() + self.config.lists.block.len();
+        let (guard, tripwire) = self.brain.guards();
+        let early_ticks = self.sources.shared.wakes.load(std::sync::atomic::Ordering::Relaxed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -60,6 +62,8 @@ impl Agent {
             learning: Some(self.brain.learning()),
             incidents: self.brain.incidents().into_iter().filter(Incident::is_open).collect(),
             notices: self.recent_notices(),
+            guard,
+            tripwire: tripwire.map(|tripwire| TripwireStatus { early_ticks, ..tripwire }),
         }
     }
 
@@ -130,6 +134,7 @@ fn interface(iface: &Iface, snapshot: Option<&IfaceSnapshot>) -> Interface {
         packets: total.map_or(0, |total| total.seen()),
         bytes: total.map_or(0, |total| total.classes.iter().map(|class| class.bytes).sum()),
         dropped_packets: total.map_or(0, |total| total.verdicts[verdict::DROP as usize]),
+        sent_packets: total.map_or(0, |total| total.verdicts[verdict::TX as usize]),
         overruled: total.map_or(0, |total| total.overruled),
         pps: rate.packets,
         bps: rate.bytes * 8.0,

@@ -10,18 +10,24 @@ use super::{
     Agent,
     gate::Gate,
     mitigator::{Beat, Failure, Live, Mitigator, Owner},
+    trap::Trap,
 };
 use crate::{
     act::{
         enforcer::Enforcer,
         guard::GuardDriver,
         operator::{self, Added, OperatorRule},
+        tripwire::TripwireDriver,
     },
-    bpf::{guard::KernelGuard, rules::KernelRules},
+    bpf::{guard::KernelGuard, rules::KernelRules, tripwire::KernelTripwire},
     config::{Config, MitigationMode},
     decide::{
         Incident,
-        mitigate::{Mode, Phase, RuleReport, Wanted},
+        mitigate::{
+            Mode, Phase, RuleReport, Wanted,
+            collateral::Collateral,
+            memory::{self, Armed},
+        },
     },
     rule::{Action, Origin, check::check},
     sense::clock,
@@ -54,8 +60,10 @@ impl Agent {
         let enforcer = Box::new(Enforcer::new(kernel));
         self.brain.arm(Mitigator::new(enforcer, Beat::from(&self.clock), inherited));
         let guard = KernelGuard::open(&first.ebpf).context("opening the kernel's guard")?;
+        let tripwire = KernelTripwire::open(&first.ebpf).context("opening the kernel's tripwire")?;
         let (settings, beat) = (self.gate_settings(), Beat::from(&self.clock));
         self.brain.set_gate(|_| Some(Gate::new(GuardDriver::new(guard), settings, beat)));
+        self.brain.set_trap(|_| Some(Trap::new(TripwireDriver::new(tripwire), beat)));
         self.refresh_bounds();
         if any {
             self.push_rules();
@@ -133,17 +141,25 @@ impl Agent {
     pub(super) fn rule_list(&self) -> Vec<RuleStatus> {
         let (view, now_ns) = (self.brain.rules(), clock::monotonic_ns());
         let live = |owner: Owner| view.rules.iter().find(|live| live.owner == owner);
+        let watched = self.brain.watched();
         let operators = self.rules.rules().iter().map(|rule| {
             let wanted = rule.wanted(now_ns);
-            of_operator(rule, &wanted, live(Owner::Operator(rule.id)), now_ns)
+            let status = of_operator(rule, &wanted, live(Owner::Operator(rule.id)), now_ns);
+            RuleStatus { collateral: watched.get(&rule.id).copied(), ..status }
         });
         let incidents = self.brain.incidents_shared();
         let open = incidents.iter().filter(|incident| incident.is_open());
         let reported = open.flat_map(|incident| incident.rules.iter().map(move |rule| (incident, rule)));
         let current = reported.filter(|(_, rule)| matches!(rule.state, Phase::Shadow | Phase::Enforcing));
         let of_incidents = current.map(|(incident, rule)| of_incident(incident, rule, live(Owner::Decision(rule.id))));
+        let armed = self.brain.armed();
+        let of_armed = armed.iter().filter_map(|armed| Some(of_armed(armed, live(Owner::Decision(armed.id))?)));
         let inherited = view.rules.iter().filter(|live| live.owner == Owner::Inherited);
-        operators.chain(of_incidents).chain(inherited.map(|live| of_earlier_life(live, now_ns))).collect()
+        operators
+            .chain(of_incidents)
+            .chain(of_armed)
+            .chain(inherited.map(|live| of_earlier_life(live, now_ns)))
+            .collect()
     }
 
     /// Returns what does not work about rules.
@@ -157,7 +173,7 @@ impl Agent {
     /// Returns what metrics show of rules.
     pub(super) fn mitigation_metrics(&self) -> Mitigation {
         let view = self.brain.rules();
-        let mut states = [("shadow", 0), ("enforcing", 0), ("failed", 0)];
+        let mut states = [("shadow", 0), ("enforcing", 0), ("armed", 0), ("failed", 0)];
         for live in &view.rules {
             let state = state_of(live);
             states.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
@@ -167,8 +183,31 @@ impl Agent {
             drift: i64::try_from(view.drift.wanted).unwrap_or(i64::MAX)
                 - i64::try_from(view.drift.present).unwrap_or(i64::MAX),
             slots: view.slots.clone(),
+            collateral: self.collateral_by_slot(),
             mitigate_seconds: self.brain.metrics().mitigate_seconds,
         }
+    }
+
+    /// Returns what rules cost, of those of which it is known.
+    fn collateral_by_slot(&self) -> Vec<(u8, f64)> {
+        let (view, watched, armed) = (self.brain.rules(), self.brain.watched(), self.brain.armed());
+        let incidents = self.brain.incidents_shared();
+        let of = |live: &Live| -> Option<Collateral> {
+            match live.owner {
+                Owner::Operator(id) => watched.get(&id).copied(),
+                Owner::Decision(id) if memory::is_armed(id) => {
+                    armed.iter().find(|armed| armed.id == id).map(|armed| armed.collateral)
+                }
+                Owner::Decision(id) => {
+                    let open = incidents.iter().filter(|incident| incident.is_open());
+                    let mut rules = open.flat_map(|incident| &incident.rules);
+                    rules.find(|rule| rule.id == id).map(|rule| rule.measured.collateral)
+                }
+                Owner::Inherited => None,
+            }
+        };
+        let known = |cost: &Collateral| cost.samples > 0;
+        view.rules.iter().filter_map(|live| Some((live.slot?, of(live).filter(known)?.ratio))).collect()
     }
 
     /// Says in words what the mode means now.
@@ -182,6 +221,11 @@ impl Agent {
         let rules = match (of("enforcing"), of("shadow")) {
             (0, 0) => "no rule against one now".to_owned(),
             (enforcing, shadow) => format!("{enforcing} rules drop, {shadow} only count"),
+        };
+        let rules = match of("armed") {
+            0 => rules,
+            1 => format!("{rules}; 1 signature of an earlier attack is armed"),
+            armed => format!("{rules}; {armed} signatures of earlier attacks are armed"),
         };
         let trusted = learning.state != "new";
         let left = learning.trust_after_s.saturating_sub(learning.learned_s);
@@ -203,6 +247,7 @@ impl Agent {
 fn state_of(live: &Live) -> &'static str {
     match (&live.failed, live.wanted.rule.action) {
         (Some(_), _) => "failed",
+        (None, _) if matches!(live.owner, Owner::Decision(id) if memory::is_armed(id)) => "armed",
         (None, Action::Count) => "shadow",
         (None, _) => "enforcing",
     }
@@ -252,9 +297,22 @@ fn of_incident(incident: &Incident, rule: &RuleReport, live: Option<&Live>) -> R
         pps: rule.measured.pps,
         predicted: Some(rule.predicted),
         measured: Some(rule.measured),
+        collateral: Some(rule.measured.collateral),
         ..RuleStatus::default()
     };
     measured(status, live)
+}
+
+fn of_armed(armed: &Armed, live: &Live) -> RuleStatus {
+    let status = RuleStatus {
+        id: armed.id,
+        since_unix: u64::try_from(armed.since.unix_ms / 1000).ok(),
+        ends_s: Some(armed.ends_s),
+        vectors: armed.vectors.clone(),
+        collateral: Some(armed.collateral),
+        ..RuleStatus::new(&live.wanted.rule, state_of(live))
+    };
+    measured(status, Some(live))
 }
 
 fn of_earlier_life(live: &Live, now_ns: u64) -> RuleStatus {

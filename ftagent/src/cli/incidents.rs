@@ -224,6 +224,7 @@ pub mod tests {
             findings: vec![finding],
             rules: Vec::new(),
             mitigated: None,
+            thinned: std::collections::BTreeMap::new(),
             timeline: vec![
                 Entry { at: at(0), what: "opened as syn_flood".to_owned() },
                 Entry { at: at(4_200), what: "severity rose to high".to_owned() },

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     act::store::Listed,
-    decide::mitigate::Predicted,
+    decide::mitigate::{
+        Predicted,
+        collateral::{Basis, Collateral},
+    },
     rule::{self, Origin},
     serve::protocol::{NewRule, Request, RuleStatus, Rules},
 };
@@ -174,7 +177,31 @@ fn notes(rule: &RuleStatus) -> Vec<String> {
         };
         notes.push(format!("measured: {} of the attack's packets, {flows}", percent(measured.attack_share)));
     }
+    notes.extend(rule.collateral.as_ref().and_then(cost).map(|cost| format!("costs: {cost}")));
     notes
+}
+
+/// Tells what a rule costs in words; `None` where nothing is known of it.
+pub fn cost(collateral: &Collateral) -> Option<String> {
+    let Collateral { ratio, low, high, benign_pps, unknown_share, samples, basis } = *collateral;
+    if samples == 0 {
+        return None;
+    }
+    let by = match basis {
+        Basis::Sockets => "by the socket table",
+        Basis::Flows => "by what flows say, for no socket table was asked",
+    };
+    let unknown = match unknown_share {
+        share if share > 0.0 => format!("; of {} of what it drops that cannot be told", percent(share)),
+        _ => String::new(),
+    };
+    Some(format!(
+        "{} of the benign packets of its scope ({} to {} with 95 % certainty), {}pps, {by}{unknown}",
+        percent(ratio),
+        percent(low),
+        percent(high),
+        short(benign_pps)
+    ))
 }
 
 /// Tells an expectation in words.
@@ -237,11 +264,23 @@ mod tests {
         let theirs = RuleStatus { predicted: Some(predicted), measured: Some(measured), ..theirs };
         let broken =
             RuleStatus { state: "failed".to_owned(), problem: Some("too many patterns".to_owned()), ..mine.clone() };
+        let collateral = Collateral {
+            ratio: 0.02,
+            low: 0.01,
+            high: 0.03,
+            benign_pps: 120.0,
+            unknown_share: 0.5,
+            samples: 900,
+            basis: Basis::Sockets,
+        };
+        let mine = RuleStatus { collateral: Some(collateral), ..mine };
         let wanted = [
             "rules, in the order in which they are tried",
             "  id  rule                                                state      ends             matched  dropped        now  by",
             "  7   udp sport 123 len 400-1500 then rate-limit 300 pps  enforcing  in 10m            12 000   11 000  1.23 kpps  root(0)",
             "      ntp.[2J",
+            "      costs: 2 % of the benign packets of its scope (1 % to 3 % with 95 % certainty), 120 pps, by the \
+             socket table; of 50 % of what it drops that cannot be told",
             "  -   udp sport 11211 then drop                           enforcing  with its attack   12 000   11 000  1.23 kpps  20260801T120000Z-1",
             "      predicted: 98 % of the attack's packets, 0 % of clean traffic and 1 % that nothing verifies (from 1 500 clean flows)",
             "      measured: 97 % of the attack's packets, no flow known from before",

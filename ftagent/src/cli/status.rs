@@ -9,9 +9,9 @@ use super::{
     baseline::learning_text,
     client::ask,
     incidents::{alarm, notice_text},
-    text::{count, duration, si, table},
+    text::{ago, count, duration, several, si, table, utc},
 };
-use crate::serve::protocol::{Interface, Request, Status};
+use crate::serve::protocol::{GuardPort, GuardStatus, Interface, Request, Status, TripwireStatus};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -57,6 +57,12 @@ pub fn render(status: &Status) -> String {
     if let Some(learning) = &status.learning {
         text.push_str(&format!("{}\n", learning_text(learning)));
     }
+    if let Some(guard) = &status.guard {
+        text.push_str(&guard_text(guard, status.now_ms));
+    }
+    if let Some(tripwire) = &status.tripwire {
+        text.push_str(&tripwire_text(tripwire));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n"));
     }
@@ -76,6 +82,67 @@ pub fn render(status: &Status) -> String {
     text.push_str(&format!("samples: {} written, {} lost\n", count(samples.written), count(samples.lost)));
     status.interfaces.iter().for_each(|interface| text.push_str(&interface_text(interface)));
     text
+}
+
+/// Ports that are named; of more there is a number.
+const NAMED: usize = 6;
+
+fn guard_text(guard: &GuardStatus, now_ms: i64) -> String {
+    let mut text = match (guard.since_ms, guard.inherited_s) {
+        (Some(since), _) => {
+            let vectors: Vec<&str> = guard.vectors.iter().map(|vector| vector.as_str()).collect();
+            format!("guard: ARMED since {} ({}) against {}\n", utc(since), ago(now_ms, since), vectors.join(", "))
+        }
+        (None, Some(left)) => format!("guard: ARMED by the daemon's earlier life, for {left} s more\n"),
+        (None, None) => "guard: not armed\n".to_owned(),
+    };
+    let armed = [
+        ("cookies answer SYNs to tcp ", names(guard.cookies.iter())),
+        ("no socket, no packet on tcp ", names(guard.state.iter())),
+        ("no socket, no packet on udp ", names(guard.closed.iter())),
+    ];
+    for (what, ports) in armed.iter().filter(|(_, ports)| !ports.is_empty()) {
+        text.push_str(&format!("  {what}{ports}\n"));
+    }
+    let (may, may_not): (Vec<_>, Vec<_>) = guard.ports.iter().partition(|port| port.why_not.is_none());
+    let name = |port: &GuardPort| format!("{} {}", port.transport, port.ports);
+    match may.as_slice() {
+        [] => text.push_str("  may be armed nowhere yet: too few packets in calm had a socket\n"),
+        may => text.push_str(&format!("  may be armed for {}\n", names(may.iter().map(|port| name(port))))),
+    }
+    for port in may_not.iter().take(NAMED / 2) {
+        text.push_str(&format!("  not for {}: {}\n", name(port), port.why_not.as_deref().unwrap_or_default()));
+    }
+    match may_not.len().saturating_sub(NAMED / 2) {
+        0 => {}
+        more => text.push_str(&format!("  not for {}: see `--json`\n", several(more as u64, "more port"))),
+    }
+    for why in guard.no_cookies.iter().map(|why| format!("  no cookies: {why}\n")) {
+        text.push_str(&why);
+    }
+    text
+}
+
+fn tripwire_text(tripwire: &TripwireStatus) -> String {
+    let thinned = match tripwire.thinned.iter() {
+        none if none.len() == 0 => "none thinned".to_owned(),
+        some => format!("thinned {}", names(some.map(|(class, pps)| format!("{class} to {}pps", si(*pps))))),
+    };
+    let policed = match tripwire.policed {
+        1 => "1 class".to_owned(),
+        more => format!("{more} classes"),
+    };
+    format!("tripwire: {policed} policed, {thinned}; {} since the start\n", several(tripwire.early_ticks, "early tick"))
+}
+
+/// Names some things, and counts the rest.
+fn names(things: impl ExactSizeIterator<Item = impl ToString>) -> String {
+    let all = things.len();
+    let mut names: Vec<String> = things.take(NAMED).map(|thing| thing.to_string()).collect();
+    if all > NAMED {
+        names.push(format!("{} more", all - NAMED));
+    }
+    names.join(", ")
 }
 
 fn interface_text(interface: &Interface) -> String {
@@ -101,6 +168,9 @@ fn interface_text(interface: &Interface) -> String {
     for reason in &interface.reasons {
         text.push_str(&format!("  dropped by {}: {}\n", reason.reason, count(reason.packets)));
     }
+    if interface.sent_packets > 0 {
+        text.push_str(&format!("  answered by the guard: {}\n", count(interface.sent_packets)));
+    }
     if interface.overruled > 0 {
         text.push_str(&format!("  let pass by the allow list: {}\n", count(interface.overruled)));
     }
@@ -115,7 +185,12 @@ mod tests {
         super::incidents::tests::{NOON, at, incident},
         *,
     };
-    use crate::decide::{baseline::Learning, incident::Entry};
+    use crate::decide::{
+        Vector,
+        baseline::Learning,
+        guard::{Found, Ports, Transport},
+        incident::Entry,
+    };
 
     /// What daemons that detect nothing answer.
     fn older() -> Status {
@@ -159,5 +234,82 @@ mod tests {
     fn an_older_daemon_is_still_shown() {
         let text = render(&older());
         assert!(text.starts_with("ftagent 0.1.0  pid 42") && !text.contains("learn"), "{text}");
+    }
+
+    fn port(transport: Transport, ports: &str, asked: f64, found: f64) -> GuardPort {
+        let why_not = Found { asked, found }.why_not();
+        GuardPort { transport, ports: ports.parse().unwrap(), asked, found, listens: true, armed: false, why_not }
+    }
+
+    #[test]
+    fn the_tripwire_says_what_it_holds_on_one_line() {
+        let calm = TripwireStatus { policed: 21, early_ticks: 1, ..TripwireStatus::default() };
+        let thinned = [("udp_small".to_owned(), 2500.0)].into();
+        let cases = [
+            (&calm, "tripwire: 21 classes policed, none thinned; 1 early tick since the start\n"),
+            (
+                &TripwireStatus { policed: 1, thinned, early_ticks: 3 },
+                "tripwire: 1 class policed, thinned udp_small to 2.50 kpps; 3 early ticks since the start\n",
+            ),
+        ];
+        for (tripwire, wanted) in cases {
+            assert_eq!(tripwire_text(tripwire), wanted);
+        }
+        let status = Status { tripwire: Some(calm.clone()), ..older() };
+        assert!(render(&status).contains(cases[0].1), "{}", render(&status));
+    }
+
+    #[test]
+    fn answers_of_the_guard_are_shown_where_there_are_any() {
+        let interface = |sent: u64| {
+            let mut interface = json!({
+                "name": "eth0", "ifindex": 2, "slot": 0, "mode": "driver", "state": "protected", "packets": 9,
+                "bytes": 540, "dropped_packets": 0, "overruled": 0, "pps": 0.0, "bps": 0.0, "dropped_pps": 0.0,
+                "classes": [], "reasons": [],
+            });
+            if sent > 0 {
+                interface["sent_packets"] = sent.into();
+            }
+            interface_text(&serde_json::from_value(interface).unwrap())
+        };
+        assert!(interface(7).ends_with("\n  answered by the guard: 7\n"), "{}", interface(7));
+        assert!(!interface(0).contains("answered"), "nor do older daemons say it");
+    }
+
+    #[test]
+    fn the_guard_says_where_it_is_armed_and_where_it_may_not_be() {
+        let mut ports = vec![
+            port(Transport::Tcp, "443", 90_000.0, 90_000.0),
+            port(Transport::Udp, "ephemeral", 5000.0, 5000.0),
+            port(Transport::Tcp, "9090", 4000.0, 0.0),
+            port(Transport::Tcp, "22", 400.0, 400.0),
+        ];
+        let calm = GuardStatus { ports: ports.clone(), ..GuardStatus::default() };
+        let wanted = "guard: not armed\n  may be armed for tcp 443, udp ephemeral\n  \
+            not for tcp 9090: 100.00 % of its packets in calm had no socket: translated or proxied\n  \
+            not for tcp 22: 400 of 1000 packets in calm were looked up\n";
+        assert_eq!(guard_text(&calm, NOON), wanted);
+        ports.extend((1..=9).map(|number| port(Transport::Tcp, &number.to_string(), 1.0, 1.0)));
+        let armed = GuardStatus {
+            since_ms: Some(NOON - 12_000),
+            vectors: vec![Vector::SynFlood],
+            cookies: (1..=8).collect(),
+            state: [Ports::One(443), Ports::Ephemeral].into(),
+            no_cookies: Some("it is off".to_owned()),
+            ports,
+            ..GuardStatus::default()
+        };
+        let text = guard_text(&armed, NOON);
+        for part in [
+            "ARMED since 2026-08-01 11:59:48 UTC (12 s ago) against syn_flood\n",
+            "cookies answer SYNs to tcp 1, 2, 3, 4, 5, 6, 2 more\n",
+            "no socket, no packet on tcp 443, ephemeral\n",
+            "not for 8 more ports: see `--json`\n",
+            "no cookies: it is off\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let earlier = GuardStatus { inherited_s: Some(20), ..GuardStatus::default() };
+        assert!(guard_text(&earlier, NOON).contains("earlier life, for 20 s more\n  may be armed nowhere yet"));
     }
 }

@@ -12,7 +12,7 @@ mod mitigation;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
     time::Duration,
 };
@@ -58,7 +58,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 28] = [
+pub const METRICS: [(&str, &str); 30] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -66,6 +66,7 @@ pub const METRICS: [(&str, &str); 28] = [
     ("ftagent_verdicts_total", "Packets by interface and verdict; the sum is that of ftagent_packets_total."),
     ("ftagent_overruled_total", "Drop decisions that the allow list overruled, by interface."),
     ("ftagent_samples_total", "Packet samples written to the ring, by interface."),
+    ("ftagent_early_ticks_total", "Ticks that ended early because the kernel said that there was too much of a class."),
     ("ftagent_samples_lost_total", "Packet samples lost because the ring was full, by interface."),
     ("ftagent_samples_capped_total", "Packet samples skipped by the cap per class, CPU and jiffy, by interface."),
     ("ftagent_xdp_info", "1 for every interface where the datapath is attached, with its mode."),
@@ -95,12 +96,21 @@ pub const METRICS: [(&str, &str); 28] = [
         "ftagent_time_to_mitigate_seconds",
         "Time from the first packet above normal to the first rule that drops, of incidents that got one.",
     ),
-    ("ftagent_rules", "Rules by plane (xdp: the kernel program) and state: shadow (it counts), enforcing, failed."),
+    (
+        "ftagent_rules",
+        "Rules by plane (xdp: the kernel program) and state: shadow (it counts), enforcing, armed (it removed an \
+         earlier attack, and limits what matches until the next), failed.",
+    ),
     ("ftagent_rule_drift", "Rules that are wanted minus rules that the kernel has; it should be 0."),
     (
         "ftagent_rule_packets_total",
         "Packets that matched a rule since the daemon started, by the rule's slot; only slots that were used. Slots \
          are used again.",
+    ),
+    (
+        "ftagent_rule_collateral_ratio",
+        "Estimated share of the benign packets of a rule's scope (its family, protocols and destination) that it \
+         dropped in the last ten seconds, 0 to 1, by the rule's slot; only rules of which it is known.",
     ),
     (
         "ftagent_notices_total",
@@ -214,6 +224,8 @@ fn counters(scrape: &Scrape, shared: &Shared) -> prometheus::Result<()> {
     let samples = scrape.counter("ftagent_samples_total", &["interface"])?;
     let lost = scrape.counter("ftagent_samples_lost_total", &["interface"])?;
     let capped = scrape.counter("ftagent_samples_capped_total", &["interface"])?;
+    let early = scrape.counter("ftagent_early_ticks_total", &[])?;
+    early.with_label_values::<&str>(&[]).inc_by(shared.wakes.load(Ordering::Relaxed));
     for iface in &shared.snapshot().ifaces {
         let (name, total) = (iface.name.as_str(), &iface.total);
         for class in TrafficClass::ALL {

@@ -1,7 +1,10 @@
 //! What the command line and the daemon say to each other over the control socket: one JSON
 //! object on a line each way, then the connection ends.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -10,11 +13,12 @@ use serde_json::Value;
 use crate::{
     act::store::Listed,
     decide::{
-        Event, Incident, Metric,
+        Event, Incident, Metric, Vector,
         baseline::{Learning, View},
         destinations::DestinationView,
+        guard::{Ports, Transport},
         incident,
-        mitigate::{Measured, Predicted},
+        mitigate::{Measured, Predicted, collateral::Collateral},
     },
     feeds::FeedStatus,
     rule::{Action, FlowMatch, Origin, Rule},
@@ -180,6 +184,71 @@ pub struct Status {
     /// Notices of the last hour, oldest first.
     #[serde(default)]
     pub notices: Vec<incident::Entry>,
+    /// The TCP guard.
+    #[serde(default)]
+    pub guard: Option<GuardStatus>,
+    /// The tripwire.
+    #[serde(default)]
+    pub tripwire: Option<TripwireStatus>,
+}
+
+/// What the kernel drops by itself of a class as soon as there is too much of it, and how often it woke
+/// the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TripwireStatus {
+    /// Classes of which what is too much is dropped now, thinned ones included.
+    pub policed: usize,
+    /// Classes that are thinned now, because there is no safe rule, each with the packets a second that
+    /// it keeps.
+    pub thinned: BTreeMap<String, f64>,
+    /// Ticks since the start that ended early because there was too much of a class.
+    pub early_ticks: u64,
+}
+
+/// What the TCP guard does, and where it may.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Since when it is armed, milliseconds since 1970; absent: it is not, or an earlier life of the
+    /// daemon armed it.
+    pub since_ms: Option<i64>,
+    /// What it is armed against.
+    pub vectors: Vec<Vector>,
+    /// Seconds until what an earlier life armed ends; absent: there is no such thing.
+    pub inherited_s: Option<u64>,
+    /// TCP ports that answer SYNs with cookies.
+    pub cookies: BTreeSet<u16>,
+    /// TCP ports where segments without a socket are dropped.
+    pub state: BTreeSet<Ports>,
+    /// UDP ports where packets without a socket are dropped.
+    pub closed: BTreeSet<Ports>,
+    /// Why SYNs cannot be answered with cookies; absent: they can.
+    pub no_cookies: Option<String>,
+    /// Which options connections lack that begin by a cookie; absent: none.
+    pub no_options: Option<String>,
+    /// SYN-ACKs a second at most.
+    pub answers_per_second: u64,
+    /// Where packets in calm were looked up, those with most of them first. What is not here was never
+    /// seen, and is never armed.
+    pub ports: Vec<GuardPort>,
+}
+
+/// A port of this host, and whether the guard may be armed there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardPort {
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// The port, or all ephemeral ones together.
+    pub ports: Ports,
+    /// Packets that were looked up in calm; what is long ago counts less.
+    pub asked: f64,
+    /// Those that had a socket.
+    pub found: f64,
+    /// Whether a listener was seen.
+    pub listens: bool,
+    /// Whether packets without a socket are dropped now.
+    pub armed: bool,
+    /// Why the guard may not be armed; absent: it may.
+    pub why_not: Option<String>,
 }
 
 /// Whether the daemon acts by itself.
@@ -210,6 +279,9 @@ pub struct Interface {
     pub bytes: u64,
     /// Packets dropped.
     pub dropped_packets: u64,
+    /// Packets that were answered, and went no further: the guard's answers to SYNs.
+    #[serde(default)]
+    pub sent_packets: u64,
     /// Drop decisions that the allow list overruled.
     pub overruled: u64,
     /// Packets a second, dropped ones included.
@@ -307,12 +379,12 @@ pub struct RuleStatus {
     pub origin: Origin,
     /// Why.
     pub reason: String,
-    /// `enforcing`, `counting` (it is there to count), `shadow` (it counts before it drops),
-    /// `inherited` (of an earlier life of the daemon) or `failed`.
+    /// `enforcing`, `counting` (it is there to count), `shadow` (it counts before it drops), `armed`
+    /// (it removed an earlier attack, and limits what matches until the next), `inherited` (of an earlier life of the daemon) or `failed`.
     pub state: String,
     /// Why it is not in force, where it is not.
     pub problem: Option<String>,
-    /// When an operator made it, seconds since the epoch.
+    /// When an operator made it, or since when it is armed, seconds since the epoch.
     pub since_unix: Option<u64>,
     /// Seconds until it ends; absent: with its attack.
     pub ends_s: Option<u64>,
@@ -330,6 +402,12 @@ pub struct RuleStatus {
     pub predicted: Option<Predicted>,
     /// What it did.
     pub measured: Option<Measured>,
+    /// Against which vectors it worked, where it is armed.
+    #[serde(default)]
+    pub vectors: Vec<Vector>,
+    /// What it costs those whom it does not concern, over the last ten seconds.
+    #[serde(default)]
+    pub collateral: Option<Collateral>,
 }
 
 impl RuleStatus {

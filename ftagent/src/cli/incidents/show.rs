@@ -8,7 +8,7 @@ use super::{between, lasted, vectors};
 use crate::{
     cli::{
         plot::Screen,
-        rules::expectation,
+        rules::{cost, expectation},
         text::{ago, aligned, clock, count, percent, rate, several, short, span, utc, wrapped},
     },
     decide::{
@@ -49,6 +49,7 @@ pub fn render(incident: &Incident, now_ms: i64, screen: Screen) -> String {
     for finding in &incident.findings {
         text.push_str(&finding_text(finding, screen));
     }
+    text.push_str(&thinned(incident));
     text.push_str(&rules(incident));
     text.push_str(&timeline(incident));
     if incident.is_open() {
@@ -201,6 +202,15 @@ fn readable(hex: &str) -> String {
     }
 }
 
+/// What is thinned because no rule is safe.
+fn thinned(incident: &Incident) -> String {
+    if incident.thinned.is_empty() {
+        return String::new();
+    }
+    let of_class = |(class, pps): (&String, &f64)| format!("  {class}  {}pps pass\n", short(*pps));
+    format!("\nthinned, because no rule is safe\n{}", incident.thinned.iter().map(of_class).collect::<String>())
+}
+
 /// The rules against it, with what was expected of each and what came.
 fn rules(incident: &Incident) -> String {
     if incident.rules.is_empty() {
@@ -228,6 +238,9 @@ fn rules(incident: &Incident) -> String {
             short(measured.dropped_bytes as f64),
             several(measured.benign_flows, "flow") + " known from before"
         ));
+        if let Some(cost) = cost(&measured.collateral) {
+            text.push_str(&format!("     costs     {cost}\n"));
+        }
         for other in rule.runners_up.iter().take(RUNNERS_UP) {
             text.push_str(&format!("     instead of {}: {}\n", other.matches, expectation(&other.predicted)));
         }
@@ -344,6 +357,7 @@ mod tests {
             pps: 400.0,
             attack_share: 0.97,
             benign_flows: 0,
+            ..Measured::default()
         };
         let other = RunnerUp { matches: "udp sport 123".to_owned(), predicted };
         let rule = RuleReport {

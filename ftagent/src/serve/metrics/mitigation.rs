@@ -13,6 +13,8 @@ pub struct Mitigation {
     pub drift: i64,
     /// Packets that matched, by slot, of slots that were used.
     pub slots: Vec<(u8, u64)>,
+    /// Share of benign packets that a rule drops, by slot, of rules of which it is known.
+    pub collateral: Vec<(u8, f64)>,
     /// Seconds from the beginning of incidents to their first rule in force.
     pub mitigate_seconds: Vec<f64>,
 }
@@ -28,6 +30,10 @@ pub(super) fn families(scrape: &Scrape, mitigation: &Mitigation) -> prometheus::
     for (slot, count) in &mitigation.slots {
         packets.with_label_values(&[slot.to_string()]).inc_by(*count);
     }
+    let collateral = scrape.rate("ftagent_rule_collateral_ratio", &["slot"])?;
+    for (slot, ratio) in &mitigation.collateral {
+        collateral.with_label_values(&[slot.to_string()]).set(*ratio);
+    }
     let name = "ftagent_time_to_mitigate_seconds";
     let mitigate = Histogram::with_opts(HistogramOpts::new(name, help(name)).buckets(BUCKETS.to_vec()))?;
     mitigation.mitigate_seconds.iter().for_each(|seconds| mitigate.observe(*seconds));
@@ -42,7 +48,8 @@ mod tests {
     #[test]
     fn a_scrape_says_what_is_done() {
         let mitigation = Mitigation {
-            states: vec![("shadow", 1), ("enforcing", 3), ("failed", 0)],
+            states: vec![("shadow", 1), ("enforcing", 3), ("armed", 2), ("failed", 0)],
+            collateral: vec![(0, 0.25)],
             drift: -1,
             slots: vec![(0, 12), (255, 7)],
             mitigate_seconds: vec![0.25, 0.7],
@@ -53,7 +60,9 @@ mod tests {
         for line in [
             r#"ftagent_rules{plane="xdp",state="shadow"} 1"#,
             r#"ftagent_rules{plane="xdp",state="enforcing"} 3"#,
+            r#"ftagent_rules{plane="xdp",state="armed"} 2"#,
             r#"ftagent_rules{plane="xdp",state="failed"} 0"#,
+            r#"ftagent_rule_collateral_ratio{slot="0"} 0.25"#,
             "ftagent_rule_drift -1",
             r#"ftagent_rule_packets_total{slot="0"} 12"#,
             r#"ftagent_rule_packets_total{slot="255"} 7"#,
