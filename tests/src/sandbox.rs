@@ -68,6 +68,15 @@ impl Sandbox {
         &self.peer
     }
 
+    /// Makes one more host, such as a container of the one under test. Nothing joins it to others yet:
+    /// `ip link add … netns` takes its [`Host::path`].
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn one_more(&self) -> Result<Host> {
+        thread::spawn(Host::enter_new).join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
     /// Runs `body` in the peer, on a thread of its own; a panic goes on here.
     ///
     /// # Errors
@@ -99,6 +108,17 @@ impl Sandbox {
         let ifindex = configure(&here, &peer, index == 0)?;
         let peer_ifindex = self.peer(|| configure(&peer, &here, index == 0))??;
         Ok(Veth { here: End { ifindex, ..here }, peer: End { ifindex: peer_ifindex, ..peer } })
+    }
+
+    /// Gives both ends of a pair a queue for each CPU, as network cards have: a flood does not crowd
+    /// out what others send from other CPUs. Before programs are attached.
+    ///
+    /// # Errors
+    /// What `ethtool` says.
+    pub fn widen(&self, veth: &Veth) -> Result<()> {
+        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.command(&format!("ethtool -L {} rx {cpus}", veth.here.name))?;
+        self.peer_command(&format!("ethtool -L {} rx {cpus}", veth.peer.name)).map(drop)
     }
 
     fn end(name: &str, pair: u8, side: u8) -> End {
@@ -166,6 +186,19 @@ impl Host {
         ip("link set lo up\n")?;
         let open = |name| fs::File::open(format!("/proc/thread-self/ns/{name}")).map(Arc::new);
         Ok(Self { net: open("net")?, mnt: open("mnt")? })
+    }
+
+    /// Returns a path that names its network namespace, for `ip`.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.net.as_raw_fd())
+    }
+
+    /// Runs a command line here: see [`Sandbox::command`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn command(&self, line: &str) -> Result<String> {
+        self.run(|| run_line(line))?
     }
 
     /// Moves the calling thread into this host, for good.

@@ -4,6 +4,8 @@
 
 #[path = "daemon/detection.rs"]
 mod detection;
+#[path = "daemon/elsewhere.rs"]
+mod elsewhere;
 #[path = "daemon/feeds.rs"]
 mod feeds;
 #[path = "daemon/guard.rs"]
@@ -20,6 +22,8 @@ mod probation;
 mod refusals;
 #[path = "daemon/rules.rs"]
 mod rules;
+#[path = "daemon/survive.rs"]
+mod survive;
 
 use std::{
     fs,

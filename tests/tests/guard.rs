@@ -1,6 +1,13 @@
 //! The TCP guard in front of real sockets: strangers are turned away, customers notice nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "guard/challenge.rs"]
+mod challenge;
+#[path = "guard/frames.rs"]
+mod frames;
+#[path = "guard/paws.rs"]
+mod paws;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -8,15 +15,20 @@ use std::{
     os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::{Ebpf, programs::xdp::XdpMode};
-use ftagent::bpf::{
-    Loader,
-    counters::CounterReader,
-    guard::{KernelGuard, listener},
-    load::{fd, program},
+use ftagent::{
+    bpf::{
+        Loader,
+        clock::JiffyClock,
+        counters::CounterReader,
+        guard::{KernelGuard, listener},
+        load::{fd, program},
+        rules::compile::state,
+    },
+    rule::{Action, Rate},
 };
 use ftagent_common::{
     DropReason, TrafficClass,
@@ -33,18 +45,20 @@ use ftagent_tests::{
 
 const PORT: u16 = 8080;
 /// Below it, a listener's queue never overflows here.
-const BACKLOG_OVERFLOWS: u64 = 20_000;
+const BACKLOG_OVERFLOWS: u64 = 5_000;
 
 /// The datapath on an interface, with a guard.
 struct Guarded {
     ebpf: Ebpf,
     guard: KernelGuard,
     reader: CounterReader,
+    hz: u64,
 }
 
 impl Guarded {
     /// Attaches to the sandbox's interface; the peer gets the program that veth wants for answers.
     fn new(sandbox: &Sandbox, veth: &Veth) -> (Self, Receiver) {
+        sandbox.widen(veth).unwrap();
         let mut ebpf = Loader { slot: 0, replay: false, features: features::ALL, pins: None }.load().unwrap();
         let xdp = program(&mut ebpf, programs::DATAPATH).unwrap();
         xdp.attach_to_if_index(veth.here.ifindex, XdpMode::Driver).unwrap();
@@ -52,11 +66,18 @@ impl Guarded {
         guard.set_own([veth.here.v4.into(), veth.here.v6.into()]).unwrap();
         let receiver = sandbox.peer(|| Receiver::attach("peer0", Program::Pass).unwrap()).unwrap();
         sandbox.peer_command("ethtool -K peer0 tx off").unwrap();
-        (Self { ebpf, guard, reader: CounterReader::new().unwrap() }, receiver)
+        let hz = JiffyClock::calibrate(&mut ebpf).unwrap().hz();
+        (Self { ebpf, guard, reader: CounterReader::new().unwrap(), hz }, receiver)
     }
 
     fn set(&mut self, flags: u32) {
-        self.guard.set(Guard { flags, answers_per_jiffy: 100_000, mss4: 1460, mss6: 1440, _pad: 0, expires: u64::MAX });
+        self.allow(flags, 10_000_000);
+    }
+
+    /// As `set`, with so many answers a second at most.
+    fn allow(&mut self, flags: u32, answers: u64) {
+        let answers = state(Action::RateLimit(Rate::Pps(answers)), 0, self.hz);
+        self.guard.set(Guard { flags, mss4: 1460, mss6: 1440, expires: u64::MAX, answers });
     }
 
     fn counters(&mut self) -> Box<IfaceCounters> {
@@ -117,7 +138,7 @@ fn tcp_options(stream: &TcpStream) -> u8 {
 
 /// Sends bytes and wants them back.
 fn echo(server: SocketAddr, bytes: &[u8]) -> Duration {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).unwrap();
     let took = begun.elapsed();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -226,6 +247,34 @@ fn scale_of(veth: &Veth) -> Option<u8> {
     drop(client);
     // tcpi_snd_wscale in the lower half, tcpi_rcv_wscale in the upper.
     Some(info[6] >> 4)
+}
+
+/// One pool for all CPUs: one queue, and so one CPU, gets all of it.
+#[test]
+fn answers_are_capped_over_all_cpus_together() {
+    require_root!();
+    const CAP: u64 = 10_000;
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        setting("tcp_syncookies", "2");
+        let (mut guarded, _receiver) = Guarded::new(sandbox, &veth);
+        let _listener = TcpListener::bind((veth.here.v4, PORT)).unwrap();
+        guarded.guard.arm(PORT, listener(None));
+        guarded.allow(flags::SYN, CAP);
+        let answers = |guarded: &mut Guarded| guarded.counters().verdicts[verdict::TX as usize];
+        let syns = flood(&veth, false, "syn_flood", PORT, 100_000);
+        let (sent, (answered, seconds)) = under(sandbox, &veth, &syns, || {
+            let (begun, before) = (Instant::now(), answers(&mut guarded));
+            thread::sleep(Duration::from_secs(2));
+            (answers(&mut guarded) - before, begun.elapsed().as_secs_f64())
+        });
+        let rate = answered as f64 / seconds;
+        // Half of it would be the share of one of two CPUs; tokens are lost while the sender does not run.
+        assert!((0.6..1.1).contains(&(rate / CAP as f64)), "{rate} answers a second to {sent} SYNs");
+        let dropped = guarded.dropped(TrafficClass::TcpSyn, DropReason::QueueFull);
+        assert_eq!(dropped + answers(&mut guarded), sent, "no SYN reaches the stack");
+    })
+    .unwrap();
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn rules_are_reported_with_what_they_did() {
     let mitigated = incident.mitigated_ms.unwrap();
     let first_drop = report.sources.iter().filter_map(|source| source.first_drop_ms).min().unwrap();
     assert!(first_drop >= incident.opened_ms && first_drop < incident.opened_ms + 300, "{first_drop}");
-    assert!(mitigated > first_drop && mitigated <= first_drop + 100, "the end of that tick: {mitigated}");
+    assert!(mitigated <= first_drop && first_drop <= mitigated + 100, "from then on: {mitigated}, {first_drop}");
     let dropped: u64 = report.sources.iter().map(|source| source.counts.dropped_packets).sum();
     assert_eq!(incident.rules.iter().map(|rule| rule.measured.dropped).sum::<u64>(), dropped);
     let value: Value = serde_json::from_str(&json(&report)).unwrap();
@@ -202,13 +202,14 @@ fn sound(frame: &[u8]) -> Option<(bool, bool)> {
 fn rewritten_packets_have_right_checksums_where_they_had_them() {
     let Some(captures) = captures() else { return };
     let desk = Desk::new();
-    // Rewriting does not touch the timing: the packets come out in the same order.
+    // Rewriting does not touch the timing: the packets come out in the same order, where none is dropped.
+    const LOOKS_ON: &str = "duration = \"2h\"\n[config.mitigation]\nmode = \"observe\"\n";
     let verdicts = |name: &str, rewrite: &str| {
         let source = |(i, file): (usize, &PathBuf)| {
             format!("[[source]]\nname = \"{i}\"\nfile = \"{}\"\nlabel = \"benign\"\n{rewrite}\n", file.display())
         };
         let sources: String = all_captures(&captures).iter().enumerate().map(source).collect();
-        let scenario = Some(desk.write("s.toml", format!("duration = \"2h\"\n{sources}")));
+        let scenario = Some(desk.write("s.toml", format!("{LOOKS_ON}{sources}")));
         let out = desk.path(name);
         run(&Options { scenario, out_passed: Some(out.clone()), ..Options::default() }).unwrap();
         let (mut verdicts, mut scratch) = (Vec::new(), Vec::new());

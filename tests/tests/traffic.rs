@@ -182,6 +182,27 @@ fn a_udp_socket_accepts_every_packet() {
 }
 
 #[test]
+fn sources_that_hosts_may_have_are_drawn_from_all_over() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let _pass = Receiver::attach("wan0", Program::Pass).unwrap();
+        let socket = bind(&veth, false, 4242);
+        let template = towards(&veth, false, L4::Udp { sport: 1, dport: 4242 }, b"");
+        let vary = Vary { src: Addresses::Unicast, ..Vary::default() };
+        send(sandbox, &veth, &Flood { packets: Some(3000), pps: Some(100_000), ..Flood::new(template, vary) });
+        let first = |(_, from): &(Vec<u8>, SocketAddr)| match from.ip() {
+            IpAddr::V4(address) => address.octets()[0],
+            IpAddr::V6(address) => panic!("{address}"),
+        };
+        let came: BTreeSet<u8> = drain(&socket, 3000).iter().map(first).collect();
+        assert!(came.len() > 120, "{came:?}");
+        assert!(came.iter().all(|octet| (1..=64).contains(octet) || (129..=192).contains(octet)), "{came:?}");
+    })
+    .unwrap();
+}
+
+#[test]
 fn cycles_come_in_order() {
     require_root!();
     for (v6, first) in [(false, "198.18.0.254"), (true, "2001:2::fffe")] {

@@ -50,6 +50,9 @@ pub enum Addresses {
     Prefix(IpNet),
     /// At random: any IPv4 address (also those that no router forwards), or all of 2000::/3.
     Any,
+    /// At random: IPv4 addresses that hosts may have, from 1.0.0.0 to 64.255.255.255 and from 129.0.0.0
+    /// to 192.255.255.255, or all of 2000::/3.
+    Unicast,
 }
 
 /// How a 16-bit field varies.
@@ -187,8 +190,12 @@ fn addresses(patches: &mut Vec<Patch>, frame: &Frame, at: usize, which: Addresse
             return Ok(());
         }
         Addresses::Prefix(prefix) => prefix,
-        Addresses::Any if frame.v6 => "2000::/3".parse()?,
-        Addresses::Any => "0.0.0.0/0".parse()?,
+        Addresses::Unicast if !frame.v6 => {
+            patches.push(Patch { offset: at as u32, base: 0x0100_0000, mask: 0xbfff_ffff, ..covered });
+            return Ok(());
+        }
+        Addresses::Any | Addresses::Unicast if frame.v6 => "2000::/3".parse()?,
+        Addresses::Any | Addresses::Unicast => "0.0.0.0/0".parse()?,
     };
     for (i, (base, host)) in
         words(prefix.network(), frame.v6)?.iter().zip(words(prefix.hostmask(), frame.v6)?).enumerate()

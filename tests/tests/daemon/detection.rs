@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ftagent::{decide::Vector, serve::protocol::RuleStatus};
 use ftagent_tests::{
     daemon::{Daemon, wait_for},
     require_root,
@@ -88,6 +89,65 @@ fn a_flood_is_named_on_the_surfaces_and_closes_when_it_is_over() {
         .unwrap();
         assert_eq!(closed["vectors"], serde_json::json!(["syn_flood"]), "{closed:#}");
         assert_eq!(incidents(&daemon).len(), 1, "one flood is one incident");
+        stop.store(true, Relaxed);
+    })
+    .unwrap();
+}
+
+/// Returns what is armed, as `ftagent rules` shows it.
+fn armed(daemon: &Daemon) -> Option<RuleStatus> {
+    daemon.rules().unwrap().rules.into_iter().find(|rule| rule.state == "armed")
+}
+
+#[test]
+fn what_removed_an_attack_is_armed_for_the_next_over_a_restart_too() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let sections = format!("{LEARNING}[mitigation]\nmode = \"enforce\"\n");
+        let mut daemon = Daemon::start(sandbox, &["wan0"], &sections).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        // Enough is known of clean traffic when two blocks of addresses have shown it, in two minutes by
+        // the clock.
+        for address in [IpAddr::V4(veth.here.v4), IpAddr::V6(veth.here.v6)] {
+            clients(sandbox, SocketAddr::new(address, 8080), Arc::clone(&stop));
+        }
+        sleep(Duration::from_secs(62));
+        let flood = vectors::find("ntp_amplification").unwrap().flood(&vectors::Link::to_here(&veth, false));
+        let ifindex = veth.peer.ifindex;
+        let send = |packets: u64| {
+            let flood = Flood { pps: Some(20_000), packets: Some(packets), ..flood.clone() };
+            sandbox.peer(|| Generator::new(ifindex).unwrap().run(&flood, &AtomicBool::new(false)).unwrap()).unwrap()
+        };
+        send(40_000);
+        let found = incidents(&daemon);
+        assert!(found.len() == 1 && !found[0]["mitigated"].is_null(), "{found:#?}");
+        let signature = wait_for("a signature that is armed", Duration::from_secs(60), || armed(&daemon)).unwrap();
+        assert_eq!(signature.vectors, [Vector::NtpAmplification], "{signature:?}");
+        assert_eq!(signature.action, "rate-limit 100 pps");
+        let table = daemon.ok(&["rules"]).unwrap();
+        assert!(table.contains("armed: it removed ntp_amplification before"), "{table}");
+        assert!(daemon.metrics().unwrap().contains("ftagent_rules{plane=\"xdp\",state=\"armed\"} 1"));
+
+        // A tenth of a second of the next wave: nobody has looked at it yet.
+        let before = daemon.interface("wan0").unwrap();
+        let sent = send(1500);
+        let all = |i: &ftagent::serve::protocol::Interface| i.packets >= before.packets + 1500;
+        let after = daemon.wait_for_interface("wan0", Duration::from_secs(5), all).unwrap();
+        let dropped = after.dropped_packets - before.dropped_packets;
+        // What the limit lets through while it lasts, and a little more.
+        let within = 75 + (100.0 * sent.elapsed.as_secs_f64()) as u64;
+        assert!(dropped + within >= 1500, "{dropped} of 1500 in {:?}", sent.elapsed);
+
+        wait_for("it to be recorded", Duration::from_secs(10), || {
+            let saved = std::fs::read_to_string(daemon.path("state").join("mitigation.json")).ok()?;
+            saved.contains("\"remembered\":[{").then_some(())
+        })
+        .unwrap();
+        daemon.terminate().unwrap();
+        daemon.launch(sandbox).unwrap();
+        let again = wait_for("the signature, armed again", Duration::from_secs(90), || armed(&daemon)).unwrap();
+        assert_eq!(again.matches, signature.matches);
         stop.store(true, Relaxed);
     })
     .unwrap();

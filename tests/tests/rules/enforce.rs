@@ -112,13 +112,13 @@ fn rules_that_do_not_fit_are_left_out_alone() {
     let now = at(&mut run, 0);
     let wants = [
         of_incident(1, "udp sport 123", Action::Drop),
-        of_incident(2, "tcp", Action::Challenge),
+        of_incident(2, "udp", Action::Challenge),
         of_incident(3, "udp sport 53", Action::Drop),
     ];
     for _ in 0..2 {
         let errors = enforcer.apply(&wants, now).unwrap_err();
         assert_eq!(errors.len(), 1);
-        assert!(errors[0].to_string().contains("challenge is not available"), "{}", errors[0]);
+        assert!(errors[0].to_string().contains("only TCP can be challenged"), "{}", errors[0]);
     }
     assert_eq!(feed(&mut run, &frame(123)).verdict, verdict::DROP);
     assert_eq!(feed(&mut run, &frame(53)).verdict, verdict::DROP);
