@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a flood and its end, live, in network namespaces that are gone afterwards.
+//! `cargo xtask demo`: floods and their ends, live, in network namespaces that are gone afterwards.
 
 use anyhow::Result;
 

@@ -20,7 +20,7 @@ use nix::sys::{
 };
 
 /// Where pages are.
-const WEB_PORT: u16 = 8080;
+pub const WEB_PORT: u16 = 8080;
 /// The protocol of clocks.
 const NTP_PORT: u16 = 123;
 /// Customers come from so many networks.

@@ -1,11 +1,15 @@
 //! `cargo xtask demo`: two throw-away hosts, customers, a real flood, and the agent between them.
 //!
-//! Nobody operates the agent: it learns what is normal, names the flood, chooses a rule and says
-//! what it expects of it, removes the flood, and takes the rule back when the flood is over. The
+//! Nobody operates the agent: it learns what is normal, names the flood, chooses what to do
+//! and says what it expects of it, removes the flood, and takes everything back when the flood is over. The
 //! customers are counted all the time. Each act is another kind of flood. Nothing is left behind.
 
 mod acts;
+mod attack;
+mod counted;
 mod customers;
+mod stage;
+mod told;
 
 use std::{
     process::ExitCode,
@@ -17,10 +21,15 @@ use std::{
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use ftagent_tests::{daemon::Daemon, sandbox::Sandbox};
+use ftagent_tests::{
+    daemon::Daemon,
+    sandbox::Sandbox,
+    traffic::{Program, Receiver},
+};
 
-use acts::{ACTS, Act, Stage};
+use acts::{ACTS, Act};
 use customers::Customers;
+use stage::Stage;
 
 /// What the agent is configured with: it learns for seconds here, not for minutes. Everything else
 /// is as it comes, `mitigation.mode = "auto"` among it.
@@ -54,6 +63,11 @@ fn main() -> Result<ExitCode> {
 fn demo(sandbox: &Sandbox, args: &Args, acts: &[&Act]) -> Result<bool> {
     let veth = sandbox.veth("wan0", "peer0")?;
     println!("Two hosts joined by a veth pair: this one ({}) is protected, the other sends.\n", veth.here.v4);
+    sandbox.widen(&veth)?;
+    // Without a program at the other end a veth hands over none of the guard's answers, and their
+    // checksums have to be right there.
+    let _answers = sandbox.peer(|| Receiver::attach("peer0", Program::Pass))??;
+    sandbox.peer_command("ethtool -K peer0 tx off")?;
     let agent = Daemon::start(sandbox, &["wan0"], SECTIONS)?;
     let stop = Arc::new(AtomicBool::new(false));
     let customers = Customers::begin(sandbox, &veth, &stop)?;
