@@ -13,13 +13,14 @@ use ftagent_tests::{
     traffic::{Addresses, Flood, Generator, L4, Program, Receiver, Sent, Template, Values, Vary, tcp},
 };
 
-use crate::{ours::Ours, report::Row, rivals::Rival};
+use crate::{guard::snmp, ours::Ours, report::Row, rivals::Rival};
 
 const HERE: &str = "wan0";
 const PEER: &str = "gen0";
 /// The first of the flood's sources: 198.18.0.1, of the range for benchmarks (RFC 2544).
-const FIRST: u32 = 0xc612_0001;
-const SOURCES: u32 = 1000;
+pub const FIRST: u32 = 0xc612_0001;
+/// How many there are.
+pub const SOURCES: u32 = 1000;
 
 /// Drops the flood by each means in turn; a row for the rate and one for the CPU time.
 pub fn flood(sandbox: &Sandbox, duration: Duration) -> Result<Vec<Row>> {
@@ -64,7 +65,7 @@ pub fn flood(sandbox: &Sandbox, duration: Duration) -> Result<Vec<Row>> {
 
     // Live frames need a program at the receiving end; it passes them on to nftables.
     let passing = Receiver::attach(HERE, Program::Pass)?;
-    nft_drop(sandbox)?;
+    nft_drop(sandbox, HERE)?;
     add("nftables, netdev ingress", send(sandbox, &veth, duration)?);
     drop(passing);
     sandbox.command("nft delete table netdev bench")?;
@@ -105,13 +106,13 @@ fn send(sandbox: &Sandbox, veth: &Veth, duration: Duration) -> Result<Seen> {
 }
 
 /// Drops the flood's sources at the ingress hook (nft(8), "netdev").
-fn nft_drop(sandbox: &Sandbox) -> Result<()> {
+pub fn nft_drop(sandbox: &Sandbox, interface: &str) -> Result<()> {
     use std::io::Write as _;
     let elements: Vec<String> =
         (FIRST..FIRST + SOURCES).map(|source| std::net::Ipv4Addr::from(source).to_string()).collect();
     let rules = format!(
         "table netdev bench {{\n set listed {{ type ipv4_addr; elements = {{ {} }}; }}\n \
-         chain drops {{\n type filter hook ingress device {HERE} priority 0;\n ip saddr @listed drop;\n }}\n}}\n",
+         chain drops {{\n type filter hook ingress device {interface} priority 0;\n ip saddr @listed drop;\n }}\n}}\n",
         elements.join(", ")
     );
     let mut command = std::process::Command::new("nft");
@@ -125,11 +126,7 @@ fn nft_drop(sandbox: &Sandbox) -> Result<()> {
 
 /// IPv4 packets that the stack of this host received (RFC 4293, ipSystemStatsInReceives).
 fn received_by_ip() -> Result<u64> {
-    let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
-    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Ip:"));
-    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
-    let at = names.split_whitespace().position(|name| name == "InReceives").context("no InReceives")?;
-    Ok(values.split_whitespace().nth(at).context("no value")?.parse()?)
+    snmp("Ip", "InReceives")
 }
 
 /// System, interrupt and softirq time of all CPUs, milliseconds (proc(5), `/proc/stat`).

@@ -85,6 +85,12 @@ pub fn from4(kind: &Kind, source: u32) -> Vec<u8> {
     frame
 }
 
+/// An answer of memcached, which no host on the internet has business in.
+pub fn memcached() -> Kind {
+    let answer = [&b"\0\0\0\0\0\x01\0\0VALUE a 0 1048576\r\n"[..], &[b'.'; 1000]].concat();
+    other(kind("udp from 11211", ethernet(0x0800, &ipv4(UDP, 0, &udp(11211, 50_000, &answer))), 4, false))
+}
+
 /// An Ethernet II frame, padded to what the prologue writes.
 fn ethernet(ethertype: u16, packet: &[u8]) -> Vec<u8> {
     let addresses = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];

@@ -3,16 +3,22 @@
 //! Needs root and Debian's `xdp-tools` and `nftables`. Everything happens in network and mount
 //! namespaces of its own. See `docs/BENCHMARKS.md` for what the figures mean.
 
+mod customers;
 mod daemon;
 mod datapath;
 mod endtoend;
 mod frames;
+mod guard;
+mod impact;
+mod inline;
 mod measure;
 mod ours;
+mod pulses;
 mod report;
 mod rivals;
 mod rules;
 mod tick;
+mod tripwire;
 
 use std::{
     fs,
@@ -31,7 +37,7 @@ use nix::{
 use crate::{
     measure::{Bench, Effort},
     ours::Ours,
-    report::Report,
+    report::{Report, Section},
     rivals::Rival,
 };
 
@@ -57,7 +63,7 @@ struct Args {
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Flood, Part::Daemon, Part::Decide])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Decide])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -74,8 +80,18 @@ enum Part {
     Drops,
     /// Signature rules.
     Rules,
+    /// The tripwire.
+    Tripwire,
     /// End to end.
     Flood,
+    /// Customers who connect through floods, with the TCP guard and without.
+    Guard,
+    /// How long the first drop takes, pulse by pulse.
+    Pulses,
+    /// A server through the first seconds of an attack.
+    Impact,
+    /// Transactions of a client whose CPU is flooded.
+    Inline,
     /// The daemon at rest and under a flood.
     Daemon,
     /// What a tick of decisions costs.
@@ -112,6 +128,22 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
         report
             .add("flood of 1 k listed sources over veth", endtoend::flood(sandbox, Duration::from_secs(args.seconds))?);
     }
+    if args.parts.contains(&Part::Guard) {
+        let rows = guard::rows(Duration::from_secs(args.seconds))?;
+        report.sections.push(Section { title: "TCP guard", rows });
+    }
+    if args.parts.contains(&Part::Pulses) {
+        report.add("first drop, 30 pulses of memcached's answers", pulses::armed()?);
+        report.add("first drop, 30 pulses of NTP's answers", pulses::learned()?);
+    }
+    if args.parts.contains(&Part::Impact) {
+        let rows = impact::rows()?;
+        report.sections.push(Section { title: "time to mitigate, time to impact", rows });
+    }
+    if args.parts.contains(&Part::Inline) {
+        let rows = inline::rows()?;
+        report.sections.push(Section { title: "inline DoS", rows });
+    }
     if args.parts.contains(&Part::Daemon) {
         let rows = daemon::at_rest(sandbox, args.daemon_pid)?;
         if !rows.is_empty() {
@@ -137,6 +169,11 @@ fn packets(args: &Args, ours: &mut Ours, report: &mut Report) -> Result<()> {
     if args.parts.contains(&Part::Rules) {
         let kinds = [find("udp small")?, find("tcp syn")?, find("ipv6 udp small")?];
         report.add("signature rules, ns more than without the stage", rules::rows(&mut bench, ours, kinds)?);
+    }
+    if args.parts.contains(&Part::Tripwire) {
+        let kinds = [find("udp small")?, find("tcp syn")?, find("ipv6 udp small")?];
+        let rows = tripwire::rows(&mut bench, ours, kinds, &frames::memcached())?;
+        report.add("tripwire, ns more than without the stage", rows);
     }
     if ![Part::Pass, Part::Lists, Part::Drops].iter().any(|part| args.parts.contains(part)) {
         return Ok(());

@@ -6,7 +6,10 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{Xdp, XdpMode},
 };
-use ftagent::bpf::{Loader, counters::CounterReader, lists::Lists, load::fd, rules::KernelRules, set_sampling};
+use ftagent::bpf::{
+    Loader, clock::JiffyClock, counters::CounterReader, guard::KernelGuard, lists::Lists, load::fd, rules::KernelRules,
+    set_sampling, tripwire::KernelTripwire,
+};
 use ftagent_common::{
     abi::{Sampling, features, maps, programs},
     class::CLASS_SLOTS,
@@ -71,6 +74,21 @@ impl Ours {
     pub fn attach(&mut self, interface: &str) -> Result<()> {
         let program: &mut Xdp = self.ebpf.program_mut(programs::DATAPATH).context("no datapath")?.try_into()?;
         program.attach(interface, XdpMode::Driver).map(drop).with_context(|| format!("attaching to {interface}"))
+    }
+
+    /// Returns its guard, which does nothing yet.
+    pub fn guard(&self) -> Result<KernelGuard> {
+        Ok(KernelGuard::open(&self.ebpf)?)
+    }
+
+    /// Returns its tripwire, which holds nothing yet.
+    pub fn tripwire(&self) -> Result<KernelTripwire> {
+        Ok(KernelTripwire::open(&self.ebpf)?)
+    }
+
+    /// Returns the kernel's jiffies in a second.
+    pub fn hz(&mut self) -> Result<u64> {
+        Ok(JiffyClock::calibrate(&mut self.ebpf)?.hz())
     }
 
     /// Returns its counters, summed over the CPUs.
