@@ -34,9 +34,12 @@ struct Args {
     /// How many scenarios run side by side, at most one on each CPU.
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Leave the simulations out: they take minutes.
+    /// Leave the simulations out: they take minutes, and the month and the adversary an hour.
     #[arg(long)]
     no_simulations: bool,
+    /// Show the simulations of another run, of which this is the JSON, in place of its own.
+    #[arg(long, value_name = "JSON")]
+    simulations_of: Vec<PathBuf>,
     /// Print the names and run nothing.
     #[arg(long)]
     list: bool,
@@ -87,7 +90,8 @@ fn main() -> Result<()> {
         // A worker beside the others: simulations need no datapath.
         let simulations = scope.spawn(|| simulated(&args, &wanted));
         let outcomes = run_cases(&cases, &dir, args.workers, &progress)?;
-        let simulations = simulations.join().map_err(|_| anyhow::anyhow!("a simulation panicked"))??;
+        let mut simulations = simulations.join().map_err(|_| anyhow::anyhow!("a simulation panicked"))??;
+        simulations.extend(simulated_before(&args.simulations_of)?);
         Ok((outcomes, simulations))
     })?;
     let subset = match (&args.only, args.subset) {
@@ -100,6 +104,19 @@ fn main() -> Result<()> {
     print(&args, &board, &cases, &outcomes)?;
     eprintln!("{:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Returns what the simulations of other runs found.
+fn simulated_before(files: &[PathBuf]) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let mut run: serde_json::Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        let found: Vec<Finding> = serde_json::from_value(run["board"]["simulations"].take())
+            .with_context(|| format!("{}: no run of `evaluate --json`", file.display()))?;
+        findings.extend(found);
+    }
+    Ok(findings)
 }
 
 fn simulated(args: &Args, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Finding>> {

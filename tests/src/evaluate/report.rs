@@ -219,7 +219,7 @@ impl Board {
             }
         }
         for finding in &self.simulations {
-            self.by_behaviour.push((finding.id.to_owned(), finding.holds, finding.summary.clone()));
+            self.by_behaviour.push((finding.id.clone(), finding.holds, finding.summary.clone()));
             if !finding.holds {
                 let name = format!("{}/{}", finding.id, finding.name);
                 let reason = list.reason(&name).map(str::to_owned);

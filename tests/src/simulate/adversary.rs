@@ -242,10 +242,12 @@ pub(super) fn run() -> Result<Finding> {
     }
     let told = |hours: Option<usize>| hours.map_or("not within the month".to_owned(), |hours| format!("{hours} h"));
     Ok(Finding {
-        id: "V20",
-        name: "adversary",
-        about: "Twelve plans for three days, the two that raised the threshold most for 38; ticks of 1 s. He reads the \
-                threshold every minute, hides for an hour after an incident, and may complete handshakes.",
+        id: "V20".into(),
+        name: "adversary".into(),
+        about:
+            "Twelve plans for three days, the two that raised the threshold most for 38; ticks of 1 s. He reads the \
+                threshold every minute, hides for an hour after an incident, and may complete handshakes."
+                .into(),
         holds,
         summary: format!("time-to-blind ×2: {}, ×10: {}", told(doubled), told(tenfold)),
         lines,

@@ -11,17 +11,17 @@ mod short;
 pub mod world;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a simulation found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// The behaviour that it shows.
-    pub id: &'static str,
+    pub id: String,
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// What was simulated, in words.
-    pub about: &'static str,
+    pub about: String,
     /// Whether the behaviour holds.
     pub holds: bool,
     /// What came out, in a line.

@@ -128,10 +128,11 @@ pub(super) fn run() -> Result<Finding> {
     lines.insert(0, format!("false incidents by week: {weeks:?}"));
     lines.truncate(40);
     Ok(Finding {
-        id: "V19",
-        name: "month",
+        id: "V19".into(),
+        name: "month".into(),
         about: "30 days, ticks of 1 s: people with a daily and a weekly rhythm, bursts, releases every week, backups \
-                every night, scans, a tunnel and DNS answers.",
+                every night, scans, a tunnel and DNS answers."
+            .into(),
         holds: worst <= 1 && control,
         summary: format!(
             "{total} false incidents in {DAYS} days, at most {worst} in a week; a flood afterwards is {}",

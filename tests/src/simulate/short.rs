@@ -30,10 +30,12 @@ pub(super) fn ramps() -> Result<Finding> {
         }
     }
     Ok(Finding {
-        id: "V5",
-        name: "ramps",
-        about: "Forged SYNs that grow, beside people; ticks of 100 ms. The rate is that of the class when the incident \
-                opens.",
+        id: "V5".into(),
+        name: "ramps".into(),
+        about:
+            "Forged SYNs that grow, beside people; ticks of 100 ms. The rate is that of the class when the incident \
+                opens."
+                .into(),
         holds: missed == 0,
         summary: format!("{} of {} ramps seen before 4 times the first threshold", lines.len() - missed, lines.len()),
         lines,
@@ -92,9 +94,9 @@ pub(super) fn cold() -> Result<Finding> {
     }
     let control = world.sees_a_flood()?;
     Ok(Finding {
-        id: "V8",
-        name: "cold",
-        about: "Ten minutes from a cold start, ticks of 100 ms: people, a tunnel and an upload.",
+        id: "V8".into(),
+        name: "cold".into(),
+        about: "Ten minutes from a cold start, ticks of 100 ms: people, a tunnel and an upload.".into(),
         holds: incidents == 0 && control,
         summary: format!(
             "{incidents} incidents in 10 minutes from a cold start under 20 000 packets a second; a flood afterwards is seen: {control}"
@@ -120,9 +122,9 @@ pub(super) fn crowd() -> Result<Finding> {
     let lines = world.decider.incidents().map(|i| format!("{} {}", i.vector.as_str(), i.severity.as_str())).collect();
     let control = world.sees_a_flood()?;
     Ok(Finding {
-        id: "V16",
-        name: "crowd",
-        about: "Two minutes of people, then ten times as many within 20 s, for eight minutes; ticks of 100 ms.",
+        id: "V16".into(),
+        name: "crowd".into(),
+        about: "Two minutes of people, then ten times as many within 20 s, for eight minutes; ticks of 100 ms.".into(),
         holds: grave == 0 && control,
         summary: format!(
             "{incidents} incidents, {grave} of them above `info`; {notices} events; a flood afterwards is seen: {control}"
