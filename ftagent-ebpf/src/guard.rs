@@ -106,8 +106,10 @@ impl Place {
     }
 }
 
-/// What crosses the call beside a [`Place`]: a rule wants the SYN to be answered, armed or not.
+/// What crosses the call beside a [`Place`]: a rule wants a SYN to be answered, armed or not.
 const CHALLENGED: u64 = 2;
+/// What is armed for the port counts: somebody is there who renews it.
+const LIVE: u64 = 4;
 
 /// Decides about a packet. The frame is changed where the decision is [`Decision::Answer`]: pointers
 /// into it are no longer valid then. `challenged`: a rule wants a SYN to be answered.
@@ -117,18 +119,16 @@ pub fn decide(ctx: *mut xdp_md, facts: &Facts, challenged: bool) -> Decision {
     if facts.l4 == 0 || matches!(facts.family, Family::None) {
         return Decision::Pass;
     }
-    if challenged {
-        let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
-        return Decision::from_bits(ftagent_guard_tcp(ctx, place.to_bits() | CHALLENGED));
-    }
-    let armed = guard.flags & flags::ARMED;
-    if armed == 0 || maps::jiffies() >= guard.expires {
+    let armed = if maps::jiffies() < guard.expires { guard.flags & flags::ARMED } else { 0 };
+    if armed == 0 && !challenged {
         return Decision::Pass;
     }
     let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
+    let live = armed & (flags::SYN | flags::STATE) != 0;
     // Few registers are left here: the functions look for themselves whose address it is.
-    if facts.proto == TCP && armed & (flags::SYN | flags::STATE) != 0 {
-        return Decision::from_bits(ftagent_guard_tcp(ctx, place.to_bits()));
+    if facts.proto == TCP && (live || challenged) {
+        let more = if live { LIVE } else { 0 } | if challenged { CHALLENGED } else { 0 };
+        return Decision::from_bits(ftagent_guard_tcp(ctx, place.to_bits() | more));
     }
     if facts.proto == UDP && armed & flags::UDP != 0 {
         return Decision::from_bits(ftagent_guard_udp(ctx, place.to_bits()));
@@ -278,12 +278,15 @@ extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
-    let challenged = place & CHALLENGED != 0;
+    let (live, challenged) = (place & LIVE != 0, place & CHALLENGED != 0);
     let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
     if !ends(ctx, place, &mut tuple) {
         return Decision::Pass as u32;
     }
     let mut armed = maps::guard_port(dport(place, &tuple));
+    if !live {
+        armed &= !(port::SYN | port::STATE);
+    }
     if challenged {
         armed |= port::SYN;
     }

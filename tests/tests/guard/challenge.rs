@@ -1,9 +1,15 @@
 //! A rule that challenges: SYNs that it matches are answered with cookies, whatever is armed.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use ftagent::{
-    bpf::rules::{KernelRules, Placed},
+    bpf::{
+        guard::listener,
+        rules::{KernelRules, Placed},
+    },
     rule::{Action, Origin, Rule},
 };
 use ftagent_common::{guard::flags, reason::verdict};
@@ -63,6 +69,17 @@ fn what_nobody_listens_for_is_not_challenged() {
         let nobody = SocketAddr::new(address(&veth, false), PORT);
         let refused = sandbox.peer(|| TcpStream::connect(nobody)).unwrap().unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the stack says so, as ever");
+        // What a daemon that is gone had armed is armed no more, under a rule or not.
+        guarded.guard.arm(PORT, listener(None));
+        guarded.set(flags::ORACLE | flags::STATE);
+        guarded.guard.renew(1);
+        let refused = sandbox.peer(|| TcpStream::connect(nobody)).unwrap().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the stack still says so");
+        guarded.guard.renew(u64::MAX);
+        let dropped =
+            sandbox.peer(|| TcpStream::connect_timeout(&nobody, Duration::from_secs(1))).unwrap().unwrap_err();
+        assert_eq!(dropped.kind(), std::io::ErrorKind::TimedOut, "while it is armed, nobody answers");
+        guarded.guard.arm(PORT, 0);
         // A connection from before goes on under the rule, and so does one from here to there.
         let there = sandbox.peer(|| TcpListener::bind((veth.peer.v4, PORT)).unwrap()).unwrap();
         let _connected = TcpStream::connect((veth.peer.v4, PORT)).unwrap();
