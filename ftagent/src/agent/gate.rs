@@ -139,7 +139,7 @@ impl Gate {
 
 /// What is lost where timestamps have a secret offset, or none are sent.
 const NO_OPTIONS: &str =
-    "connections made in a flood have no window scale and no SACK:     net.ipv4.tcp_timestamps = 2 would keep them";
+    "connections made in a flood have no window scale and no SACK: net.ipv4.tcp_timestamps = 2 would keep them";
 
 /// Reads what the kernel is set to. What cannot be read is taken for the kernel's default.
 pub(super) fn settings(root: &HostRoot, interfaces: &[&str], routes: usize, hz: u64) -> GuardSettings {
