@@ -376,12 +376,7 @@ impl Decider {
                 sentry.note(&seen.packet, conversing);
             }
         }
-        let acts = match settings.mode {
-            Mode::Observe => false,
-            Mode::Auto => trusted,
-            Mode::Enforce => true,
-        };
-        let current = machine.current().filter(|_| acts);
+        let current = machine.current().filter(|_| settings.mode.acts(trusted));
         let vectors = current.map_or(&[][..], |current| &current.incident.vectors);
         sentry.on_tick(now, vectors);
     }

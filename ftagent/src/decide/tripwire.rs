@@ -78,6 +78,7 @@ pub struct Tripwire {
     ceilings: Vec<Ceiling>,
     generation: u64,
     at_ns: Option<u64>,
+    acts: bool,
     thinned: BTreeMap<TrafficClass, f64>,
     open: BTreeSet<TrafficClass>,
 }
@@ -88,6 +89,7 @@ impl Default for Tripwire {
             ceilings: vec![Ceiling::default(); TrafficClass::COUNT],
             generation: 0,
             at_ns: None,
+            acts: false,
             thinned: BTreeMap::new(),
             open: BTreeSet::new(),
         }
@@ -107,9 +109,11 @@ impl Tripwire {
     /// Ends a tick.
     pub fn on_tick(&mut self, scene: &Scene<'_>) {
         let due = self.at_ns.is_none_or(|at| scene.now.mono_ns.saturating_sub(at) >= EVERY_NS);
-        if !due && self.thinned == *scene.thinned && self.open == *scene.open {
+        let acts = scene.mode.acts(scene.trusted);
+        if !due && self.acts == acts && self.thinned == *scene.thinned && self.open == *scene.open {
             return;
         }
+        self.acts = acts;
         self.at_ns = Some(scene.now.mono_ns);
         self.thinned.clone_from(scene.thinned);
         self.open.clone_from(scene.open);
@@ -142,12 +146,7 @@ fn ceiling(class: TrafficClass, scene: &Scene<'_>) -> Ceiling {
     let most =
         thinned.or_else(|| ((no_business(class) || broken) && pps.threshold.is_finite()).then_some(pps.threshold));
     // What is new here may be what this node lives on: until normal is known, somebody looks first.
-    let acts = match scene.mode {
-        Mode::Observe => false,
-        Mode::Auto => scene.trusted,
-        Mode::Enforce => true,
-    };
-    let police = most.filter(|_| acts).map(|pps| Police { pps, spared_pps, spares_open });
+    let police = most.filter(|_| scene.mode.acts(scene.trusted)).map(|pps| Police { pps, spared_pps, spares_open });
     Ceiling { wake_pps: wake(Metric::Pps, pps.threshold), wake_bps: wake(Metric::Bps, bps.threshold), police }
 }
 
@@ -193,6 +192,15 @@ mod tests {
             });
             assert_eq!(tripwire.ceilings().0.iter().any(|ceiling| ceiling.police.is_some()), drops, "{mode:?}");
         }
+    }
+
+    #[test]
+    fn an_operator_who_looks_on_is_heard_at_once() {
+        let mut tripwire = after(Mode::Enforce, None, &[]);
+        let (baselines, now) = (Baselines::default(), Now { mono_ns: 6, unix_ms: 0 });
+        let (open, thinned, mode) = (BTreeSet::new(), BTreeMap::new(), Mode::Observe);
+        tripwire.on_tick(&Scene { now, baselines: &baselines, trusted: true, mode, open: &open, thinned: &thinned });
+        assert!(tripwire.ceilings().0.iter().all(|ceiling| ceiling.police.is_none()));
     }
 
     #[test]

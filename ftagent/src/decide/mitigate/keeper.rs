@@ -480,12 +480,7 @@ fn acts(incident: &Incident, scene: &Scene<'_>) -> bool {
     let classes = incident.findings.iter().flat_map(|finding| &finding.evidence.classes);
     let useless = classes.filter_map(|name| TrafficClass::from_name(name)).all(idle);
     let sure = scene.trusted || incident.confidence >= SURE_WHEN_COLD && useless;
-    let may = match scene.mode {
-        Mode::Observe => false,
-        Mode::Auto => sure,
-        Mode::Enforce => true,
-    };
-    may && incident.severity > Severity::Info
+    scene.mode.acts(sure) && incident.severity > Severity::Info
 }
 
 /// The rate that no rule matches, packets and bits a second, over about half a second: a sample of a

@@ -12,7 +12,7 @@ use ftagent_common::TrafficClass;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Mode, Predicted, Wanted,
+    Predicted, Wanted,
     collateral::{Collateral, Gauge, Jury},
     keeper::Scene,
     life::{Meter, TTL_MS, VETO},
@@ -269,11 +269,7 @@ impl Memory {
             signature.count(scene, calm, jury);
         }
         let lines = self.judge();
-        let may = match scene.mode {
-            Mode::Observe => false,
-            Mode::Auto => scene.trusted,
-            Mode::Enforce => true,
-        };
+        let may = scene.mode.acts(scene.trusted);
         if !may && self.armed_count() > 0 {
             self.look_again();
         }

@@ -36,6 +36,17 @@ pub enum Mode {
     Enforce,
 }
 
+impl Mode {
+    /// Returns whether anything is dropped; `sure`: enough is known to act by itself.
+    pub const fn acts(self, sure: bool) -> bool {
+        match self {
+            Self::Observe => false,
+            Self::Auto => sure,
+            Self::Enforce => true,
+        }
+    }
+}
+
 /// A rule that is wanted in the kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wanted {
