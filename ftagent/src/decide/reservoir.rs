@@ -4,10 +4,14 @@
 //! only while nothing is wrong, and what it takes in has waited for three seconds, so that the
 //! beginning of an attack is not in it when the attack is recognised.
 
+mod passed;
+
 use std::{collections::VecDeque, net::IpAddr};
 
 use ftagent_common::{TrafficClass, rules::Key};
+use serde::{Deserialize, Serialize};
 
+pub use self::passed::Passed;
 use super::{
     Packet,
     analyst::Seen,
@@ -33,8 +37,11 @@ const WAITING: usize = 2048;
 const WAITS_NS: u64 = 3_000_000_000;
 /// A source counts once in this time, nanoseconds.
 const MINUTE_NS: u64 = 60_000_000_000;
-/// Entries of one source block in a minute while they are taken densely.
+/// Entries of one source block in a minute while they are taken densely …
 const OF_BLOCK: u8 = 48;
+/// … and with those that show a kind of packet that the block had not sent in it: a rule hits kinds, and
+/// what a rule for the others costs nobody would know.
+const KINDS_OF_BLOCK: u8 = 96;
 /// Places of the memory of what was taken in lately.
 const LATELY: usize = 16_384;
 /// What an entry that nobody vouches for weighs in shares.
@@ -48,7 +55,7 @@ const _: () = assert!(
 );
 
 /// A packet as far as rules see it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Glimpse {
     /// Its headers.
     pub key: Key,
@@ -59,6 +66,7 @@ pub struct Glimpse {
     /// Its class.
     pub class: TrafficClass,
     head_len: u8,
+    #[serde(with = "super::bytes")]
     head: [u8; HEAD],
 }
 
@@ -89,7 +97,7 @@ impl Glimpse {
 }
 
 /// A packet of clean traffic.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Clean {
     /// The packet.
     pub seen: Glimpse,
@@ -112,7 +120,7 @@ pub struct Hit {
 }
 
 /// A packet that waits: whether somebody vouches for it shows meanwhile.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Waiting {
     at_ns: u64,
     seen: Glimpse,
@@ -120,11 +128,13 @@ struct Waiting {
 }
 
 /// A bounded sample of a stream (Vitter's algorithm R, 1985), drawn by a keyed hash.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Pool {
     entries: Vec<Clean>,
     offered: u64,
 }
+
+clone_in_place!(Pool { entries, offered });
 
 impl Pool {
     fn offer(&mut self, clean: Clean, room: usize, seed: u64) {
@@ -147,18 +157,20 @@ impl Pool {
 }
 
 /// An hour: what somebody vouches for, and the rest.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Hour {
     number: u64,
     pools: [Pool; 2],
 }
 
+clone_in_place!(Hour { number, pools });
+
 /// The sample.
-#[derive(Clone, Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Reservoir {
     seed: u64,
     /// Oldest first; the last one is the present.
-    hours: VecDeque<Hour>,
+    hours: Vec<Hour>,
     waiting: VecDeque<Waiting>,
     /// Who was taken in lately: a hash of what and when.
     lately: Vec<u64>,
@@ -166,24 +178,45 @@ pub struct Reservoir {
     blocks: Vec<(u32, u8)>,
     /// TCP flows that were taken in, and those of them in which this host was heard; both fade.
     heard: (f64, f64),
+    passed: Passed,
 }
+
+clone_in_place!(Reservoir { seed, hours, waiting, lately, blocks, heard, passed });
 
 impl Reservoir {
     /// Makes an empty one. `seed` keys its tables.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            hours: VecDeque::new(),
+            hours: Vec::new(),
             waiting: VecDeque::new(),
             lately: vec![0; LATELY],
             blocks: vec![(0, 0); LATELY / 4],
             heard: (0.0, 0.0),
+            passed: Passed::default(),
         }
+    }
+
+    /// Returns one with other addresses and without payload, which waits for nothing. `seed` keys its tables.
+    pub fn disguised(&self, seed: u64, change: &mut dyn FnMut(IpAddr) -> IpAddr) -> Self {
+        let mut hours = self.hours.clone();
+        for clean in hours.iter_mut().flat_map(|hour| &mut hour.pools).flat_map(|pool| &mut pool.entries) {
+            let Glimpse { key, src, dst, class, .. } = clean.seen;
+            clean.seen = Glimpse { key, src: change(src), dst: change(dst), class, head_len: 0, head: [0; HEAD] };
+        }
+        Self { hours, heard: self.heard, ..Self::new(seed) }
     }
 
     /// Takes in the packets of a tick. Where it is not `calm`, nothing is taken in, and what waits
     /// is thrown away.
-    pub fn feed<'a>(&mut self, now_ns: u64, packets: impl Iterator<Item = &'a Seen>, flows: &Flows, calm: bool) {
+    pub fn feed<'a>(
+        &mut self,
+        now_ns: u64,
+        packets: impl Iterator<Item = &'a Seen> + Clone,
+        flows: &Flows,
+        calm: bool,
+    ) {
+        self.passed.feed(now_ns, packets.clone(), flows, calm);
         if !calm {
             self.waiting.clear();
             return;
@@ -206,43 +239,51 @@ impl Reservoir {
         }
     }
 
-    /// Returns whether the source of a packet has not been taken in within the minute.
+    /// Returns whether the like of a packet has not been taken in within the minute: from its source, or
+    /// from its flow as long as there is room.
     fn is_new(&mut self, seen: &Glimpse, tag: u64, now_ns: u64) -> bool {
         let minute = now_ns / MINUTE_NS + 1;
         let (block, key) = (block_of(seen.src), &seen.key);
-        let dense = self.hours.back().is_none_or(|hour| hour.pools.iter().all(|pool| pool.entries.len() < DENSE));
+        let dense = self.hours.last().is_none_or(|hour| hour.pools.iter().all(|pool| pool.entries.len() < DENSE));
         // Of a conversation each kind of packet counts: its SYN, its data, its end.
         let shape = u64::from(seen.class as u8) << 48 | u64::from(key.len >> 4) << 24 | u64::from(key.flags);
         let port = u64::from(key.sport.min(key.dport));
-        let who = if dense { tag } else { mix(block) };
-        let hash = mix(self.seed ^ who ^ mix(shape ^ port << 32) ^ minute.rotate_left(40)).max(1);
-        let Some(place) = self.lately.get_mut(hash as usize % LATELY) else { return false };
-        if *place == hash {
+        let kind = mix(shape ^ port << 32) ^ minute.rotate_left(40);
+        let of_block = self.is_first(mix(self.seed ^ mix(block) ^ kind));
+        let of_flow = dense && self.is_first(mix(self.seed ^ tag ^ kind));
+        if !of_block && !of_flow {
             return false;
         }
-        *place = hash;
         let hash = mix(self.seed ^ mix(block) ^ minute);
         let Some((owner, count)) = self.blocks.get_mut(hash as usize % (LATELY / 4)) else { return false };
         if *owner != (hash >> 32) as u32 {
             (*owner, *count) = ((hash >> 32) as u32, 0);
         }
-        *count = count.saturating_add(1);
-        *count <= OF_BLOCK
+        let room = *count < if of_block && dense { KINDS_OF_BLOCK } else { OF_BLOCK };
+        *count += u8::from(room);
+        room
+    }
+
+    /// Returns whether a hash is not among those noted lately; notes it.
+    fn is_first(&mut self, hash: u64) -> bool {
+        let hash = hash.max(1);
+        let Some(place) = self.lately.get_mut(hash as usize % LATELY) else { return false };
+        std::mem::replace(place, hash) != hash
     }
 
     fn admit(&mut self, now_ns: u64, waiting: &Waiting, flows: &Flows) {
         let number = now_ns / HOUR_NS;
-        if self.hours.back().is_none_or(|hour| hour.number != number) {
-            if let Some(hour) = self.hours.back_mut() {
+        if self.hours.last().is_none_or(|hour| hour.number != number) {
+            if let Some(hour) = self.hours.last_mut() {
                 hour.pools.iter_mut().zip(PAST).for_each(|(pool, room)| pool.thin(room));
             }
-            self.hours.push_back(Hour { number, ..Hour::default() });
+            self.hours.push(Hour { number, ..Hour::default() });
             while self.hours.len() > HOURS {
-                self.hours.pop_front();
+                self.hours.remove(0);
             }
         }
         let verified = self.is_verified(waiting, flows);
-        let Some(hour) = self.hours.back_mut() else { return };
+        let Some(hour) = self.hours.last_mut() else { return };
         let at = usize::from(!verified);
         let (Some(pool), Some(room)) = (hour.pools.get_mut(at), PRESENT.get(at)) else { return };
         let at_s = (waiting.at_ns / 1_000_000_000) as u32;
@@ -266,6 +307,11 @@ impl Reservoir {
         *all = *all * 0.999 + 1.0;
         *heard = *heard * 0.999 + f64::from(u8::from(flow.has(note::OUTBOUND)));
         flow.has(note::OUTBOUND) || *heard < 0.5 * *all
+    }
+
+    /// Returns how much there lately was of what, by packets.
+    pub const fn passed(&self) -> &Passed {
+        &self.passed
     }
 
     /// Returns all entries, oldest hour first.
@@ -323,4 +369,4 @@ pub fn vouches(flow: &Flow) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

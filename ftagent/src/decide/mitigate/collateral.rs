@@ -127,7 +127,7 @@ pub fn is_of_connections(vector: Vector) -> bool {
 }
 
 /// Sums over samples. A sample stands for as many packets as its weight says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Sums {
     samples: u64,
     /// Weights of benign packets of the scope, and their squares.
@@ -188,7 +188,7 @@ impl Sums {
 }
 
 /// Adds up what a rule costs, over the last seconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Gauge {
     scope: FlowMatch,
     ticks: VecDeque<(u64, Sums)>,
@@ -262,7 +262,7 @@ impl Gauge {
 }
 
 /// A rule that is measured and never taken back: an operator's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Watched {
     /// Its number.
     pub id: u32,
@@ -277,10 +277,15 @@ const WATCHED: usize = 64;
 const OLD_NS: u64 = 5_000_000_000;
 
 /// The rules of operators, and what they cost.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Watch(Vec<Watched>);
 
 impl Watch {
+    /// Returns the rules: number, match, and whether it only counts.
+    pub fn rules(&self) -> impl Iterator<Item = (u32, &FlowMatch, bool)> {
+        self.0.iter().map(|rule| (rule.id, &rule.matches, rule.counts_only))
+    }
+
     /// Says which rules there are: number, match, and whether it only counts. Those that are known
     /// go on being measured.
     pub fn set(&mut self, rules: impl IntoIterator<Item = (u32, FlowMatch, bool)>) {

@@ -67,6 +67,8 @@ pub struct Evidence {
     pub attack: Vec<Sample>,
     /// Conversations from before it, a packet of each kind that they sent.
     pub live: Vec<Clean>,
+    /// The time that the packets of the attack are of, seconds.
+    pub seconds: f64,
 }
 
 /// Gathers what is known of an attack.
@@ -76,11 +78,13 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
     let steady = scene.standing(&recent, 1, target.began_ns);
     let benign: Vec<bool> =
         recent.iter().zip(steady).map(|(seen, steady)| steady && is_of_before(&scene, seen, target.began_ns)).collect();
-    let mut evidence = Evidence { live: live(&recent, &benign), ..Evidence::default() };
+    let live = live(&recent, &benign);
     let mut from_ns = target.now_ns.saturating_sub(WINDOW_NS);
+    let flows = if target.is_held() { BTreeSet::new() } else { flows_of(&recent, &benign, target) };
+    let takes = |seen: &Seen| target.takes(seen) || seen.mark.tag != 0 && flows.contains(&seen.mark.tag);
     let within = |from: u64| {
         let of = recent.iter().zip(&benign).filter(move |(seen, _)| seen.packet.time_ns >= from);
-        of.filter(|(seen, benign)| !**benign && target.takes(seen))
+        of.filter(|(seen, benign)| !**benign && takes(seen))
     };
     if within(from_ns.max(target.began_ns)).count() < FEW {
         from_ns = target.now_ns.saturating_sub(LONGEST_NS);
@@ -107,8 +111,16 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
             completed,
         })
     };
-    evidence.attack = found.into_iter().step_by(step).filter_map(sample).collect();
-    evidence
+    Evidence { attack: found.into_iter().step_by(step).filter_map(sample).collect(), live, seconds }
+}
+
+/// Returns the flows that the attack has begun. Who has connections sends more in them than what is too
+/// much: their SYNs and requests are as few as customers', and go with the rest.
+fn flows_of(recent: &[&Seen], benign: &[bool], target: &Target<'_>) -> BTreeSet<u64> {
+    let of_attack = recent.iter().zip(benign).filter(|(seen, benign)| {
+        !**benign && seen.packet.is_tcp() && seen.packet.time_ns >= target.began_ns && target.takes(seen)
+    });
+    of_attack.map(|(seen, _)| seen.mark.tag).collect()
 }
 
 /// Returns whether a packet belongs to a flow that was there before an attack, whatever it proves.

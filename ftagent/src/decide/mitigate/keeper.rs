@@ -1,9 +1,12 @@
 //! Keeps the rules of the open incident: makes them, lets them count, enforces them, takes them
 //! back, ends them.
 
+mod narrow;
+
 use std::collections::BTreeMap;
 
 use ftagent_common::{TrafficClass, guard::socket};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Exempt, Measured, Mode, Phase, RuleCount, Wanted,
@@ -19,7 +22,7 @@ use crate::{
         analyst::Analyst,
         baseline::{invalid, no_business},
         machine::{Current, note},
-        reservoir::Reservoir,
+        reservoir::{Clean, Reservoir},
         synthesis::{self, Choice, Plan, Problem, exempt, predict},
     },
     rule::FlowMatch,
@@ -98,13 +101,15 @@ impl Scene<'_> {
 }
 
 /// The rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Keeper {
     lives: Vec<Life>,
     last_id: u32,
     /// The incident that they belong to.
     incident: Option<String>,
     refused: Vec<FlowMatch>,
+    /// Packets of conversations for whose sake rules were withdrawn: no other rule is to hit them.
+    spared: Vec<Clean>,
     memory: Memory,
     /// Conversations from before the attack that were seen lately.
     live: Meter,
@@ -206,7 +211,8 @@ impl Keeper {
         let jury = Jury { began_ns: target.began_ns, by_sockets };
         let left = self.measure(&target, scene, exit.0, jury);
         let (left_pps, left_bps) = left.values().fold((0.0, 0.0), |sum, left| (sum.0 + left.pps, sum.1 + left.bps));
-        let mut events = self.judge(incident, scene);
+        let (mut events, withdrawn) = self.judge(incident, scene);
+        events.extend(self.narrow(incident, &target, scene, withdrawn));
         let too_much = self.remains.note(scene.elapsed_ns, (left_pps, left_bps)).exceeds(exit);
         self.left_ticks = if too_much { self.left_ticks + 1 } else { 0 };
         let due = now_ns.saturating_sub(self.searched_ns) >= self.pause_ns.max(AGAIN_NS);
@@ -306,8 +312,8 @@ impl Keeper {
         left
     }
 
-    /// Moves rules on: to force, or to their end.
-    fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> Vec<Event> {
+    /// Moves rules on: to force, or to their end. Returns those that cost too much, too.
+    fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> (Vec<Event>, Vec<Life>) {
         let (now, now_ns) = (scene.now, scene.now.mono_ns);
         let acts = acts(incident, scene);
         let live = self.live.count();
@@ -315,7 +321,7 @@ impl Keeper {
         for life in &mut self.lives {
             let idle = now_ns.saturating_sub(life.busy_ns);
             let what = if life.costs_too_much(live) {
-                life.phase = Phase::Withdrawn;
+                life.withdraw();
                 format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
             } else if idle >= IDLE_NS || life.measured.packets == 0 && idle >= IDLE_IN_SHADOW_NS {
                 keep(&mut self.memory, incident, life, now);
@@ -333,15 +339,15 @@ impl Keeper {
             self.changed = true;
             lines.push(format!("rule {} {what}", life.id));
         }
-        let done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
-        for life in done {
-            if life.phase == Phase::Withdrawn {
-                self.refuse(life.choice.matches.clone());
-                self.memory.forget(&life.choice.matches);
-            }
-            show(incident, &life);
+        let mut done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
+        done.iter().for_each(|life| show(incident, life));
+        done.retain(|life| life.phase == Phase::Withdrawn);
+        for life in &done {
+            self.refuse(life.choice.matches.clone());
+            self.memory.forget(&life.choice.matches);
+            self.spare(&life.touched);
         }
-        tell(incident, now, lines)
+        (tell(incident, now, lines), done)
     }
 
     fn refuse(&mut self, matches: FlowMatch) {
@@ -359,12 +365,15 @@ impl Keeper {
             return Vec::new();
         }
         let evidence = gather(scene.analyst, target);
-        let clean = counted(scene.reservoir, &evidence, target);
+        let mut clean = counted(scene.reservoir, &evidence, target);
+        clean.extend(&self.spared);
         let exempt = exempt::all(scene.exempt);
         let mut attack = evidence.attack.clone();
         let all = attack.len();
         attack.retain(|sample| !self.lives.iter().any(|life| life.choice.matches.matches(&sample.seen.subject())));
+        let taken: Vec<&FlowMatch> = self.lives.iter().map(|life| &life.choice.matches).collect();
         let remembered: Vec<Choice> = self.memory.against(&incident.vectors, now_ns).cloned().collect();
+        let share_of = |rest: usize| if target.is_held() { 1.0 } else { rest as f64 / all.max(1) as f64 };
         let problem = Problem {
             attack: &attack,
             clean: &clean,
@@ -375,6 +384,10 @@ impl Keeper {
             most: RULES.saturating_sub(self.lives.len()),
             ordinary: scene.ordinary,
             exit: scene.exit,
+            part: share_of(attack.len()),
+            taken: &taken,
+            seconds: evidence.seconds,
+            calm: scene.reservoir.passed(),
         };
         let recalled = recall(&remembered, &problem);
         let rest: Vec<_> = attack
@@ -383,7 +396,7 @@ impl Keeper {
             .copied()
             .collect();
         let most = problem.most.saturating_sub(recalled.len());
-        let mut plan = synthesis::plan(&Problem { attack: &rest, most, ..problem });
+        let mut plan = synthesis::plan(&Problem { attack: &rest, most, part: share_of(rest.len()), ..problem });
         plan.rules.retain(|choice| self.lives.iter().all(|life| life.choice.matches != choice.matches));
         scale(&mut plan, rest.len() as f64 / all.max(1) as f64);
         if all == 0 && target.classes.contains_key(&TrafficClass::Malformed) {
@@ -429,6 +442,12 @@ impl Keeper {
         self.changed = true;
         self.lives.push(Life::new(self.last_id, choice, now_ns));
         self.lives.len() - 1
+    }
+
+    /// Drops all rules, for tests of others.
+    #[cfg(test)]
+    pub(super) fn forget_rules(&mut self) {
+        self.lives.clear();
     }
 
     /// Puts a rule in force, for tests of what follows.
@@ -485,7 +504,7 @@ fn acts(incident: &Incident, scene: &Scene<'_>) -> bool {
 
 /// The rate that no rule matches, packets and bits a second, over about half a second: a sample of a
 /// flood stands for many packets, and a few that belong to nobody's attack look like another.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Remains(f64, f64);
 
 impl Remains {

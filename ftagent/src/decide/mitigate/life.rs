@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Measured, Phase, RuleCount, RuleReport, Wanted,
@@ -12,6 +13,7 @@ use crate::{
     decide::{
         Now,
         analyst::Seen,
+        reservoir::{Clean, Glimpse},
         synthesis::{BUDGET, Choice},
     },
     rule::{Action, Origin, Rule},
@@ -27,19 +29,19 @@ pub const METER_NS: u64 = 10_000_000_000;
 const BY_CHANCE: f64 = 0.05;
 /// Conversations that are counted at most.
 pub const METER: usize = 4096;
+/// Packets of theirs that are kept at most.
+const TOUCHED: usize = 32;
 /// A rule that is wanted no more, or whose daemon has died, ends after this time, milliseconds.
 pub const TTL_MS: u64 = 30_000;
 
 /// Conversations, each with when it was seen last, nanoseconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Meter(BTreeMap<u64, u64>);
 
 impl Meter {
-    /// Takes in a packet of a conversation.
-    pub fn note(&mut self, tag: u64, now_ns: u64) {
-        if self.0.len() < METER || self.0.contains_key(&tag) {
-            self.0.insert(tag, now_ns);
-        }
+    /// Takes in a packet of a conversation. Returns whether the conversation is new.
+    pub fn note(&mut self, tag: u64, now_ns: u64) -> bool {
+        (self.0.len() < METER || self.0.contains_key(&tag)) && self.0.insert(tag, now_ns).is_none()
     }
 
     /// Forgets what is long past.
@@ -54,7 +56,7 @@ impl Meter {
 }
 
 /// A rule that is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Life {
     /// Its number.
     pub id: u32,
@@ -74,6 +76,8 @@ pub struct Life {
     recent: VecDeque<(u64, u64, u64)>,
     /// Conversations from before the attack that it matched.
     pub benign: Meter,
+    /// A packet of each of the first of them.
+    pub touched: Vec<Clean>,
     /// What it costs.
     gauge: Gauge,
     /// What it matched, packets by class.
@@ -95,6 +99,7 @@ impl Life {
             measured: Measured::default(),
             recent: VecDeque::new(),
             benign: Meter::default(),
+            touched: Vec::new(),
         }
     }
 
@@ -111,8 +116,9 @@ impl Life {
         if matched {
             *self.classes.entry(seen.class).or_default() += seen.weight;
         }
-        if hit && judged.is_benign() {
-            self.benign.note(seen.mark.tag, now_ns);
+        if hit && judged.is_benign() && self.benign.note(seen.mark.tag, now_ns) && self.touched.len() < TOUCHED {
+            let glimpse = Glimpse::of(&seen.packet);
+            self.touched.extend(glimpse.map(|seen| Clean { seen, verified: true, at_s: 0 }));
         }
         if hit || judged.is_benign() {
             self.gauge.note(now_ns, seen, judged, hit);
@@ -131,6 +137,11 @@ impl Life {
         self.phase = Phase::Enforcing;
         self.enforced.get_or_insert(now);
         self.gauge = Gauge::of(&self.choice.matches);
+    }
+
+    /// Takes it back.
+    pub fn withdraw(&mut self) {
+        self.phase = Phase::Withdrawn;
     }
 
     /// Takes in what it did in a tick: by the kernel's count, or by the samples where there is none.

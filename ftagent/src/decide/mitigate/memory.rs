@@ -125,7 +125,7 @@ pub struct Worked<'a> {
 }
 
 /// A rule that is remembered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Signature {
     incident: String,
     vectors: Vec<Vector>,
@@ -138,7 +138,7 @@ struct Signature {
 }
 
 /// What calm traffic had of a match.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Calm {
     /// Packets a second at most.
     most_pps: f64,
@@ -170,7 +170,7 @@ impl Calm {
 }
 
 /// A rule in the kernel, and what it did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Force {
     id: u32,
     since: Now,
@@ -185,7 +185,7 @@ struct Force {
 }
 
 /// The rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
     signatures: Vec<Signature>,
     last_id: u32,
@@ -359,7 +359,7 @@ impl Memory {
             let age_ms = u64::try_from(now.unix_ms.saturating_sub(known.worked_unix_ms)).unwrap_or(0);
             let left_ns = LASTS_NS.saturating_sub(age_ms.saturating_mul(1_000_000));
             let calm_pps = if known.calm_pps.is_finite() { known.calm_pps.max(0.0) } else { 0.0 };
-            if left_ns == 0 || known.matches.src.is_some() || known.action == Action::Count {
+            if left_ns == 0 || known.matches.src.is_some() || known.action.only_looks() {
                 continue;
             }
             self.forget(&known.matches);

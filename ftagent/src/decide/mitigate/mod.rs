@@ -60,7 +60,7 @@ pub struct Wanted {
 }
 
 /// What a rule did in a tick.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleCount {
     /// [`Wanted::id`].
     pub id: u32,

@@ -282,6 +282,35 @@ fn an_attack_that_changes_gets_new_rules() {
 }
 
 #[test]
+fn a_wall_clock_that_steps_changes_nothing_about_an_attack() {
+    const HOUR: i64 = 3_600_000;
+    let wanted = |world: &World| -> Vec<(FlowMatch, Action)> {
+        world.decider.wanted().0.iter().map(|wanted| (wanted.rule.matches.clone(), wanted.rule.action)).collect()
+    };
+    let make = shape(Vector::NtpAmplification);
+    // Half an hour back is what a machine without a battery does, a week what an operator mistypes.
+    for step in [-HOUR / 2, 26 * HOUR, -7 * 24 * HOUR] {
+        let mut steady = World::calm(web);
+        let mut world = steady.clone();
+        for (ticks, offset) in [(10, 0), (30, step), (20, 0), (150, -step)] {
+            world.clock_ms = offset;
+            for _ in 0..ticks {
+                let attack = |world: &mut World| {
+                    let frames =
+                        if world.ticks < 450 { make(&mut Dice(world.ticks * 77), world.ticks) } else { Frames::new() };
+                    world.tick(frames)
+                };
+                assert_eq!(attack(&mut world).len(), attack(&mut steady).len(), "{step} at tick {}", world.ticks);
+                assert_eq!(wanted(&world), wanted(&steady), "{step} at tick {}", world.ticks);
+            }
+        }
+        let [incident] = world.incidents()[..] else { panic!("{:?}", world.incidents()) };
+        assert!(!incident.is_open() && !incident.rules.is_empty(), "{step}: {incident:?}");
+        assert_eq!(world.lost[0], steady.lost[0], "{step}: customers");
+    }
+}
+
+#[test]
 fn connections_that_are_held_are_dropped_by_source_only_where_few_hold_them() {
     let spread: Vec<_> = (0..120).map(|number| shapes::slow_client(&mut Dice(number), number)).collect();
     let one_source = |frame: &mut Vec<u8>, inbound: bool| {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 /// There is no safe rule for so long before anything is thinned, nanoseconds.
 const AFTER_NS: u64 = 1_000_000_000;
@@ -44,7 +45,7 @@ impl Left {
 }
 
 /// What is thinned.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Thinning {
     /// Since when there is no safe rule for too much of the attack, nanoseconds.
     since_ns: Option<u64>,

@@ -114,3 +114,79 @@ fn it_is_bounded_and_remembers_a_day() {
         node.reservoir.entries().filter(|clean| !clean.verified).map(|clean| clean.seen.head()[7]).collect();
     assert_eq!(hours.len(), HOURS, "{hours:?}");
 }
+
+#[test]
+fn of_a_busy_source_every_kind_of_packet_is_known() {
+    let (mut node, mut dice) = (Node::new(), Dice(3));
+    // Sixty conversations of one proxy use up what a source may have in a minute; the sixty-first
+    // has answers of a length of its own.
+    for client in 0..60 {
+        let say = vec![b'x'; if client < 59 { 100 } else { 1200 }];
+        let frames = connection(&mut dice, member(7), 445, &[say], 300);
+        node.tick(&frames, true);
+    }
+    node.wait(40);
+    let (verified, _) = node.reservoir.size();
+    assert!(verified <= usize::from(KINDS_OF_BLOCK), "{verified}: one source is not the whole sample");
+    let hit = node.reservoir.share(&"tcp dport 445 len 1200-1300".parse().unwrap());
+    assert!(hit.flows > 0, "{:?}", node.reservoir.size());
+}
+
+#[test]
+fn how_much_there_was_of_what_is_known_by_packets() {
+    let (mut node, mut dice) = (Node::new(), Dice(5));
+    let said = |dice: &mut Dice, port: u16, count: u64| -> Vec<(bool, Vec<u8>)> {
+        (0..count).map(|_| (true, udp(member(3), (port, 514), &dice.bytes(60)))).collect()
+    };
+    let of = |node: &Node, port: u16| node.reservoir.passed().pps(|seen| seen.key.sport == port);
+    for _ in 0..40 {
+        node.tick(&[said(&mut dice, 1111, 30), said(&mut dice, 2222, 10)].concat(), true);
+    }
+    assert_eq!(of(&node, 1111), 0.0, "a second of what has settled says nothing yet");
+    for _ in 0..200 {
+        node.tick(&[said(&mut dice, 1111, 30), said(&mut dice, 2222, 10)].concat(), true);
+    }
+    let calm = (of(&node, 1111), of(&node, 2222));
+    assert!((200.0..400.0).contains(&calm.0) && (60.0..140.0).contains(&calm.1), "{calm:?}");
+    // What came in the seconds before an attack was recognised, or in it, does not count.
+    for calm_still in [true, false] {
+        for _ in 0..20 {
+            node.tick(&said(&mut dice, 3333, 500), calm_still);
+        }
+    }
+    assert_eq!(of(&node, 3333), 0.0);
+    // What is silent counts as time.
+    node.wait(1000);
+    node.tick(&said(&mut dice, 1111, 1), true);
+    node.wait(40);
+    assert!(of(&node, 1111) < calm.0 / 3.0, "{}", of(&node, 1111));
+}
+
+#[test]
+fn what_conversations_have_of_calm_traffic_is_known_by_packets() {
+    let (mut node, mut dice) = (Node::new(), Dice(6));
+    for client in 0..200 {
+        let forged = (0..5).map(|_| (true, udp(dice.anyone(), (dice.port(), 27_016), b"hello"))).collect::<Vec<_>>();
+        node.tick(&[page(&mut dice, client), forged].concat(), true);
+    }
+    let share = |text: &str| {
+        let matches: FlowMatch = text.parse().unwrap();
+        node.reservoir.passed().share(|seen| matches.matches(&seen.subject()))
+    };
+    assert!((0.2..0.6).contains(&share("tcp dport 80")), "{}", share("tcp dport 80"));
+    assert_eq!((share("udp"), share("tcp dport 443")), (0.0, 0.0));
+}
+
+/// What is known of twenty calm seconds in which a packet came so often a second, for other tests.
+pub fn passed(pps: u64, seen: &Glimpse) -> Passed {
+    let (mut passed, flows) = (Passed::default(), Flows::new(1));
+    let (frame, mut now_ns) = (udp(member(3), (seen.key.sport, seen.key.dport), seen.head()), 60_000_000_000);
+    let packet = decoded(now_ns, &frame);
+    for _ in 0..200 {
+        now_ns += TICK_NS;
+        let packets =
+            [Seen { packet, class: packet.class, weight: pps as f64 / 10.0, mark: crate::decide::flows::Mark::NONE }];
+        passed.feed(now_ns, packets.iter().take(usize::from(pps > 0)), &flows, true);
+    }
+    passed
+}

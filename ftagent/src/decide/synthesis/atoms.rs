@@ -88,6 +88,32 @@ impl Atom {
         }
     }
 
+    /// Returns the conditions of a match; `None` where it has others than these.
+    pub fn of_match(matches: &FlowMatch) -> Option<Vec<Self>> {
+        fn some<T: Number>(set: &Ranges<T>, atom: fn(Ranges<T>) -> Atom) -> Option<Atom> {
+            (!set.is_any()).then(|| atom(set.clone()))
+        }
+        let flags: Vec<u8> = matches.flags.iter().map(|flags| flags.value).collect();
+        let found = [
+            matches.family.map(Self::Family),
+            some(&matches.proto, Self::Proto),
+            matches.src.map(Self::Src),
+            matches.dst.map(Self::Dst),
+            some(&matches.sport, Self::Sport),
+            some(&matches.dport, Self::Dport),
+            some(&matches.len, Self::Len),
+            some(&matches.ttl, Self::Ttl),
+            some(&matches.dscp, Self::Dscp),
+            some(&matches.icmp_type, Self::IcmpType),
+            some(&matches.icmp_code, Self::IcmpCode),
+            (!flags.is_empty()).then_some(Self::Flags(flags)),
+            (!matches.frag.is_empty()).then(|| Self::Frag(matches.frag.clone())),
+            matches.payload.first().cloned().map(Self::Payload),
+        ];
+        let atoms: Vec<Self> = found.into_iter().flatten().collect();
+        (matching(&atoms) == *matches).then_some(atoms)
+    }
+
     /// Adds it to a match.
     pub fn put(&self, matches: &mut FlowMatch) {
         match self.clone() {

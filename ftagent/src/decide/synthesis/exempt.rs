@@ -58,7 +58,7 @@ pub fn around(matches: &FlowMatch, exempt: &[FlowMatch], most: usize) -> Result<
 
 /// Returns whether a rule that drops could match something that is exempt.
 pub fn is_touched(matches: &FlowMatch, action: Action, exempt: &[FlowMatch]) -> bool {
-    action != Action::Count && exempt.iter().any(|flow| overlap(matches, flow))
+    !action.only_looks() && exempt.iter().any(|flow| overlap(matches, flow))
 }
 
 /// Returns whether some packet may satisfy both. May say yes where none does, never no where one does.

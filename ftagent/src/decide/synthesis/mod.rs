@@ -26,9 +26,11 @@ use self::{
     atoms::{Atom, matching},
     search::{Budget, Found},
 };
+use serde::{Deserialize, Serialize};
+
 use super::{
     mitigate::{Predicted, RunnerUp},
-    reservoir::{Clean, Glimpse, hit},
+    reservoir::{Clean, Glimpse, Passed, hit},
 };
 use crate::rule::{Action, FlowMatch, Ranges, Rate};
 
@@ -40,10 +42,21 @@ const THINNED: f64 = 0.01;
 const SAMPLES: usize = 1024;
 /// Packets that a search needs.
 const LEAST: usize = 24;
-/// A rule removes at least this share of its protocol's part of the attack.
+/// A rule removes at least this share of its protocol's part of what is left of the attack …
 const GAIN: f64 = 0.04;
+/// … and this share of the whole attack.
+const LITTLE: f64 = 0.005;
 /// A protocol with less than this share of the attack is left alone.
 const PART: f64 = 0.03;
+/// Share of calm traffic's packets that a rule may hit where it hits any flow: its budget, and what the
+/// sample errs by.
+const PACKETS: f64 = 0.003;
+/// What a rule removes must be so many times what calm traffic had of it …
+const RISEN: f64 = 5.0;
+/// … and be so many packets more than that: a few of them together are no attack.
+const SURGE: f64 = 32.0;
+/// A narrower rule takes another's place if it removes this share of what that did.
+const KEPT: f64 = 0.5;
 /// With fewer clean flows than this nothing is known of what a rule costs.
 pub const SCARCE: usize = 64;
 /// A rate limit is never tighter than this, packets a second.
@@ -85,10 +98,18 @@ pub struct Problem<'a> {
     pub ordinary: &'a [f64],
     /// Packets and bits a second below which an attack by a class is over, likewise.
     pub exit: &'a [(f64, f64)],
+    /// Share of the whole attack that this is: other rules remove the rest already. 0 to 1.
+    pub part: f64,
+    /// Those rules.
+    pub taken: &'a [&'a FlowMatch],
+    /// The time that the packets of the attack are of, seconds.
+    pub seconds: f64,
+    /// How much calm traffic had of what.
+    pub calm: &'a Passed,
 }
 
 /// A rule that was chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// What it matches.
     pub matches: FlowMatch,
@@ -178,6 +199,49 @@ pub fn plan(problem: &Problem<'_>) -> Plan {
     work.plan
 }
 
+/// Returns whether there is more of what a match hits than calm traffic had of it. What other rules
+/// leave is compared with what they would have left then.
+fn has_risen(matches: &FlowMatch, problem: &Problem<'_>, chosen: &[Choice]) -> bool {
+    if problem.by_source {
+        return true;
+    }
+    let classes: BTreeSet<usize> = problem.attack.iter().map(|sample| sample.seen.class.index()).collect();
+    let others = || problem.taken.iter().copied().chain(chosen.iter().map(|rule| &rule.matches));
+    let holds = |seen: &Glimpse| {
+        let subject = seen.subject();
+        matches.matches(&subject) && !others().any(|other| other.matches(&subject))
+    };
+    let now: f64 = problem.attack.iter().filter(|sample| holds(&sample.seen)).map(|sample| sample.pps).sum();
+    let calm = problem.calm.pps(|seen| classes.contains(&seen.class.index()) && holds(seen));
+    calm <= 0.0 || now >= RISEN * calm && (now - calm) * problem.seconds >= SURGE
+}
+
+/// Looks for a rule that matches less than one that cost too much, and removes as much as it can.
+pub fn narrow(wide: &FlowMatch, problem: &Problem<'_>) -> Option<Choice> {
+    let start = Atom::of_match(wide)?;
+    let attack: Vec<&Sample> = problem.attack.iter().filter(|sample| wide.matches(&sample.seen.subject())).collect();
+    let attack = drawn(&attack);
+    if attack.len() < LEAST {
+        return None;
+    }
+    let clean = problem.clean.iter().copied().filter(|clean| wide.matches(&clean.seen.subject())).collect();
+    let (verified, _) = sizes(problem.clean);
+    let budget = Budget { hits: (verified as f64 * BUDGET) as usize, scarce: verified < SCARCE };
+    let all = attack.len();
+    let good = search::inside(&Ground { attack, clean, all, problem }, &start, budget);
+    let fits = |found: &&Found| {
+        let matches = matching(&found.atoms);
+        found.hits as f64 >= KEPT * all as f64 && matches != *wide && !problem.refused.contains(&matches)
+    };
+    let matches = matching(&good.iter().find(fits)?.atoms);
+    let predicted = predict(&matches, problem);
+    // What is left may be those for whose sake the other was withdrawn.
+    if problem.part * predicted.attack_share < GAIN || !has_risen(&matches, problem, &[]) {
+        return None;
+    }
+    Some(Choice { matches, action: Action::Drop, predicted, runners_up: Vec::new() })
+}
+
 /// Returns what a packet is searched with: those of its protocol, or of no common one.
 fn part_of(seen: &Glimpse) -> u8 {
     match seen.key.proto {
@@ -222,7 +286,7 @@ impl<'a> Work<'a> {
         while self.plan.rules.len() < self.problem.most {
             let share = left.len() as f64 / all as f64;
             // What is left of an attack is mostly clean traffic that nobody knows yet.
-            let over = left.len() < all && self.is_over(part);
+            let over = (left.len() < all || self.problem.part < 1.0) && self.is_over(part);
             if left.len() < LEAST || share < GAIN || over {
                 return;
             }
@@ -256,13 +320,20 @@ impl<'a> Work<'a> {
     /// Takes the best that is allowed.
     fn take(&mut self, good: &[Found], all: usize) {
         for (at, found) in good.iter().enumerate() {
-            if (found.hits as f64) < GAIN * all as f64 {
+            let share = found.hits as f64 / all.max(1) as f64;
+            if share < GAIN || share * self.problem.part < LITTLE {
                 continue;
             }
             let matches = matching(&found.atoms);
             let room = self.problem.most - self.plan.rules.len();
             let Ok(parts) = exempt::around(&matches, self.problem.exempt, 40) else { continue };
             let mut parts: Vec<_> = parts.into_iter().filter(|part| !self.problem.refused.contains(part)).collect();
+            // One flow of thousands may have many of the packets.
+            let share = |matches: &FlowMatch| self.problem.calm.share(|seen| matches.matches(&seen.subject()));
+            let costs = found.verified > 0 && share(&matches) > PACKETS;
+            if costs || !has_risen(&matches, self.problem, &self.plan.rules) {
+                continue;
+            }
             if parts.len() > 1 {
                 parts.sort_by_key(|part| std::cmp::Reverse(self.hits(part)));
                 parts.truncate(room);

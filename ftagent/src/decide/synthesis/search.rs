@@ -3,7 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Ground, atoms::Atom, bits::Bits, fields};
+use super::{
+    Ground,
+    atoms::{Atom, FLAGS},
+    bits::Bits,
+    fields,
+};
 use crate::{
     decide::baseline::{invalid, no_business},
     rule::Fragment,
@@ -25,6 +30,8 @@ const LOST: f64 = 0.003;
 const SHOWN: usize = 64;
 /// Share of what nobody vouches for that a rule may hit without being the attack's signature.
 const UNVOUCHED: f64 = 0.02;
+/// Such a signature is worth that only where it removes this share of the whole attack.
+const WORTH: f64 = 0.04;
 /// A rule that is too dear is still named, as what would have to be paid, from this share on.
 const NAMED: f64 = 0.6;
 
@@ -74,6 +81,14 @@ pub fn search(ground: &Ground<'_>, start: &[Atom], budget: Budget) -> Outcome {
     outcome.good.sort_by(|a, b| b.score.total_cmp(&a.score));
     outcome.good.dedup_by(|a, b| a.hits == b.hits && a.atoms == b.atoms);
     outcome
+}
+
+/// Searches for conditions beside those of a rule that there is already; best first.
+pub fn inside(ground: &Ground<'_>, start: &[Atom], budget: Budget) -> Vec<Found> {
+    let mut outcome = Outcome::default();
+    explore(ground, ground, start, budget, &mut outcome);
+    outcome.good.sort_by(|a, b| b.score.total_cmp(&a.score));
+    outcome.good
 }
 
 /// What a conjunction that is being built hits.
@@ -247,9 +262,11 @@ impl Hunt<'_, '_> {
     fn finish(&self, mut item: Item) -> Option<Found> {
         if item.draft.hits >= SHOWN {
             self.narrow(&mut item, |atom| {
-                matches!(atom, Atom::Family(_) | Atom::Dst(_) | Atom::Flags(_) | Atom::Len(_))
+                matches!(atom, Atom::Family(_) | Atom::Dst(_))
+                    || matches!(atom, Atom::Flags(_) | Atom::Len(_)) && !self.is_of_connections()
                     || matches!(atom, Atom::IcmpType(_) | Atom::IcmpCode(_) | Atom::Frag(_))
-                    || matches!(atom, Atom::Sport(_) | Atom::Dport(_)) && atom.is_constant()
+                    || matches!(atom, Atom::Dport(_)) && atom.is_constant()
+                    || matches!(atom, Atom::Sport(_)) && atom.is_constant() && !self.is_of_clients(atom)
             });
         }
         // What clean traffic it hits yet may be a forerunner of the attack, or somebody's.
@@ -262,7 +279,26 @@ impl Hunt<'_, '_> {
         let (_, others) = self.known;
         let vouched = draft.others as f64 <= UNVOUCHED * others as f64;
         let signatures = atoms.iter().filter(|atom| atom.is_signature()).count();
-        (draft.verified <= self.budget.hits && (vouched || signatures >= 2)).then(|| found(&draft, atoms))
+        let removed = self.whole.problem.part * draft.hits as f64 / self.whole.all.max(1) as f64;
+        let is_signature = signatures >= 2 && removed >= WORTH;
+        (draft.verified <= self.budget.hits && (vouched || is_signature)).then(|| found(&draft, atoms))
+    }
+
+    /// Returns whether it names ports from which clients connect: they have others the next second.
+    fn is_of_clients(&self, atom: &Atom) -> bool {
+        let high = matches!(atom, Atom::Sport(set) if set.iter().any(|(_, last)| last >= 1024));
+        high && self.ground.attack.iter().all(|sample| sample.seen.key.proto == 6)
+    }
+
+    /// Returns whether the packets are those of whole connections: what comes next in them has other flags
+    /// and lengths than what came first.
+    fn is_of_connections(&self) -> bool {
+        let flags: BTreeSet<u8> = self.ground.attack.iter().map(|sample| sample.seen.key.flags & FLAGS).collect();
+        let common = |flags: &&u8| {
+            let with = self.ground.attack.iter().filter(|sample| sample.seen.key.flags & FLAGS == **flags).count();
+            with * 50 >= self.ground.attack.len()
+        };
+        flags.iter().filter(common).count() >= 3
     }
 
     fn narrow(&self, item: &mut Item, wanted: impl Fn(&Atom) -> bool) {

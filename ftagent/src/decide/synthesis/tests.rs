@@ -53,6 +53,10 @@ fn solved(attack: &[Sample], clean: &[Clean], exempt: &[&str]) -> Plan {
         most: 8,
         ordinary: &ordinary,
         exit: &exit,
+        part: 1.0,
+        taken: &[],
+        seconds: 1.0,
+        calm: &Passed::default(),
     };
 
     plan(&problem)
@@ -204,7 +208,7 @@ proptest! {
         });
         let clean = players(true);
         let problem = Problem {
-            attack: &attack, clean: &[], by_source: false, exempt: &[], own: &[], refused: &[], most: 8, ordinary: &[], exit: &[],
+            attack: &attack, clean: &[], by_source: false, exempt: &[], own: &[], refused: &[], most: 8, ordinary: &[], exit: &[], part: 1.0, taken: &[], seconds: 1.0, calm: &Passed::default(),
         };
         let ground = Ground { attack: attack.iter().collect(), clean: clean.iter().collect(), all: 120, problem: &problem };
         for atom in fields::atoms(&ground).iter().chain(&fields::clusters(&ground)) {
@@ -219,4 +223,73 @@ proptest! {
 
 fn dice_of(seed: u64, number: u64) -> u64 {
     Dice(seed ^ number).next()
+}
+
+#[test]
+fn a_rule_that_costs_too_much_is_made_narrower() {
+    let attack = flood(400, |_, d| (d.port(), 27_016, d.bytes(400)));
+    let clean = players(true);
+    let clean: Vec<&Clean> = clean.iter().collect();
+    let (ordinary, exit) = (vec![500.0; TrafficClass::COUNT], vec![(100.0, 1e6); TrafficClass::COUNT]);
+    let calm = Passed::default();
+    let problem = |refused| Problem {
+        attack: &attack,
+        clean: &clean,
+        by_source: false,
+        exempt: &[],
+        own: &[],
+        refused,
+        most: 8,
+        ordinary: &ordinary,
+        exit: &exit,
+        part: 1.0,
+        taken: &[],
+        seconds: 1.0,
+        calm: &calm,
+    };
+    let wide: FlowMatch = "udp dport 27016".parse().unwrap();
+    let choice = narrow(&wide, &problem(&[])).expect("the length tells");
+    assert_eq!(choice.matches.to_string(), "ip4 udp dport 27016 len 428");
+    assert_eq!((choice.predicted.attack_share, choice.predicted.clean_share), (1.0, 0.0));
+    // Where the like of it was refused, and where nothing tells, there is none.
+    let same = flood(400, |n, d| (d.port(), 27_016, d.bytes(20 + n as usize % 80)));
+    assert_eq!(narrow(&wide, &Problem { attack: &same, ..problem(&[]) }), None);
+    let refused = [choice.matches.clone()];
+    assert_ne!(narrow(&wide, &problem(&refused)).map(|choice| choice.matches), Some(choice.matches));
+}
+
+#[test]
+fn what_there_was_as_much_of_before_is_none_of_the_attack() {
+    // A station that reports all the time, and a flood in which it is a fifth.
+    let station = |n: u64| {
+        let frame = udp(member(3), (5140, 514), &[b"<134>report".as_slice(), &[7; 60]].concat());
+        let packet = decoded(n, &frame);
+        Sample { seen: Glimpse::of(&packet).unwrap(), pps: 10.0, wire: packet.wire, known: false, completed: false }
+    };
+    let rules = |calm_pps: u64| {
+        let mut attack = flood(400, |n, d| (d.port(), d.port(), d.bytes(20 + n as usize % 80)));
+        attack.extend((0..100).map(station));
+        let clean = players(true);
+        let clean: Vec<&Clean> = clean.iter().collect();
+        let calm = crate::decide::reservoir::tests::passed(calm_pps, &station(0).seen);
+        let (ordinary, exit) = (vec![500.0; TrafficClass::COUNT], vec![(100.0, 1e6); TrafficClass::COUNT]);
+        let problem = Problem {
+            attack: &attack,
+            clean: &clean,
+            by_source: false,
+            exempt: &[],
+            own: &[],
+            refused: &[],
+            most: 8,
+            ordinary: &ordinary,
+            exit: &exit,
+            part: 0.5,
+            taken: &[],
+            seconds: 1.0,
+            calm: &calm,
+        };
+        plan(&problem).rules.iter().any(|rule| rule.matches.matches(&station(0).seen.subject()))
+    };
+    assert!(rules(0), "without it nobody would know");
+    assert!(!rules(1000), "it sent as much before");
 }

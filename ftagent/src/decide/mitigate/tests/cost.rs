@@ -55,6 +55,27 @@ fn a_bad_rule_is_withdrawn_at_once() {
 }
 
 #[test]
+fn a_rule_that_is_withdrawn_leaves_a_narrower_one_in_its_place() {
+    let ntp = shape(Vector::NtpAmplification);
+    let mut world = World::calm_daemon(busy);
+    world.attack(ntp, 6);
+    let at = world.ticks * 100_000_000;
+    let keeper = world.decider.keeper();
+    keeper.forget_rules();
+    let place = keeper.begin(choice("ip4"), at);
+    keeper.enforce(place);
+    world.attack(ntp, 5);
+    assert_eq!(state(&world, "ip4").0, Phase::Withdrawn, "{:#?}", told(&world));
+    let line = told(&world).into_iter().find(|line| line.contains("narrower")).expect("it is told");
+    assert!(line.contains("enforced in place of rule") && line.contains(": ip4 sport 123 len 468"), "{line}");
+    // It never stopped: what was there first dropped the attack, too.
+    let before = world.lost;
+    world.attack(ntp, 10);
+    let [benign, attack] = [0, 1].map(|at| (world.lost[at].0 - before[at].0, world.lost[at].1 - before[at].1));
+    assert!(attack.0 * 100 >= attack.1 * 95 && benign.0 == 0, "{benign:?} {attack:?}: {:#?}", told(&world));
+}
+
+#[test]
 fn what_is_forged_takes_no_correct_rule_back() {
     let cases: [(&str, Make, Background); 2] = [
         ("segments forged on one live tuple", floods::on_a_live_tuple, busy),

@@ -24,6 +24,8 @@ pub struct World {
     pub background: Background,
     pub dice: Dice,
     pub ticks: u64,
+    /// How far its wall clock is off, milliseconds.
+    pub clock_ms: i64,
     pub events: Vec<Event>,
     /// What the kernel has: of the tick before.
     pub present: Vec<Wanted>,
@@ -44,6 +46,7 @@ impl World {
             background,
             dice: Dice(5),
             ticks: 0,
+            clock_ms: 0,
             events: Vec::new(),
             present: Vec::new(),
             given: Vec::new(),
@@ -115,7 +118,7 @@ impl World {
         let mono_ns = self.ticks * TICK_NS;
         let host = HostSignals { interval_ns: TICK_NS, packets_lost: 1000, ..HostSignals::default() };
         let events = self.decider.on_tick(&Tick {
-            now: Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 },
+            now: Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 + self.clock_ms },
             elapsed_ns: TICK_NS,
             counts: &counts,
             samples: &samples,
@@ -196,7 +199,7 @@ fn drops(present: &[Wanted], packet: &Packet, done: &mut [RuleCount]) -> bool {
         count.packets += 1;
         count.bytes += u64::from(packet.wire);
         match rule.rule.action {
-            Action::Count | Action::Challenge => {}
+            Action::Count | Action::Capture | Action::Challenge => {}
             Action::Drop => {
                 count.dropped += 1;
                 return true;
