@@ -234,6 +234,34 @@ impl TrafficClass {
     }
 }
 
+/// By name: numbers are an ABI of one machine, names are what is written down.
+#[cfg(feature = "user")]
+impl serde::Serialize for TrafficClass {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(feature = "user")]
+impl<'de> serde::Deserialize<'de> for TrafficClass {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl serde::de::Visitor<'_> for Name {
+            type Value = TrafficClass;
+
+            fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.write_str("the name of a traffic class")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<TrafficClass, E> {
+                TrafficClass::from_name(name).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(name), &self))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

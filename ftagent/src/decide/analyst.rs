@@ -6,6 +6,7 @@ use std::{
 };
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Excess, Packet, Tick,
@@ -42,7 +43,7 @@ const LATELY: usize = 30;
 const RESTLESS_NS: u64 = 2_000_000_000;
 
 /// What is known beyond rates.
-#[derive(Clone, Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Analyst {
     ring: VecDeque<Seen>,
     flows: Flows,
@@ -66,8 +67,25 @@ pub struct Analyst {
     fresh: usize,
 }
 
+clone_in_place!(Analyst {
+    ring,
+    flows,
+    known,
+    rates,
+    calm,
+    host,
+    usual,
+    sees_own,
+    has_peers,
+    seed,
+    now_ns,
+    held,
+    alarmed_ns,
+    fresh
+});
+
 /// A packet that is remembered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Seen {
     /// The packet.
     pub packet: Packet,
@@ -112,6 +130,21 @@ impl Analyst {
             held: None,
             alarmed_ns: None,
             fresh: 0,
+        }
+    }
+
+    /// Returns one that knows the same rates and ports, and no flows, sources or packets. `seed` keys its tables.
+    pub fn disguised(&self, seed: u64) -> Self {
+        let host = self.host.clone().map(|host| HostSignals { peers: None, ..host });
+        Self {
+            rates: self.rates.clone(),
+            calm: self.calm.clone(),
+            host,
+            usual: self.usual.clone(),
+            sees_own: self.sees_own,
+            has_peers: self.has_peers,
+            now_ns: self.now_ns,
+            ..Self::new(seed)
         }
     }
 
@@ -169,7 +202,7 @@ impl Analyst {
     }
 
     /// Returns the packets of the last tick, oldest first.
-    pub fn fresh(&self) -> impl Iterator<Item = &Seen> {
+    pub fn fresh(&self) -> impl Iterator<Item = &Seen> + Clone {
         self.ring.iter().skip(self.ring.len().saturating_sub(self.fresh))
     }
 
@@ -274,7 +307,7 @@ fn looked_at(packet: &Packet) -> TrafficClass {
 }
 
 /// Rates of the last second.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Rates {
     ticks: VecDeque<(u64, Vec<(u64, u64)>)>,
 }
@@ -306,7 +339,7 @@ impl Rates {
 
 /// How many connections are held on each port without saying much, when all is well: subscribers of
 /// a broker, sockets of a web application.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Usual {
     ports: BTreeMap<u16, f64>,
     at_ns: Option<u64>,
@@ -342,7 +375,7 @@ impl Usual {
 }
 
 /// What is usual: slow averages over time without excess.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Calm {
     pps: Vec<f64>,
     restless_until: Vec<u64>,

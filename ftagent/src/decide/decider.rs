@@ -1,5 +1,6 @@
 //! Joins baselines, detection, analysis and incidents.
 
+mod disguise;
 mod known;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// How it decides. There is nothing to tune: these are contracts, not thresholds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Seconds of data before the baseline is trusted.
     pub trust_after_s: u64,
@@ -100,7 +101,7 @@ const HASTY_NS: u64 = 1_000_000_000;
 const SELDOM: u64 = 5;
 
 /// What looks like an attack while nothing is known of what is normal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Suspicion {
     finding: Finding,
     began: Now,
@@ -110,7 +111,7 @@ struct Suspicion {
 }
 
 /// What was said of a class whose excess looks ordinary.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Told {
     /// Judgements since it was last told.
     times: u32,
@@ -141,7 +142,7 @@ impl Told {
 }
 
 /// The functional core.
-#[derive(Clone, Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Decider {
     settings: Settings,
     baselines: Baselines,
@@ -168,6 +169,31 @@ pub struct Decider {
     watch: Watch,
     now: Now,
 }
+
+clone_in_place!(Decider {
+    settings,
+    baselines,
+    detector,
+    destinations,
+    analyst,
+    machine,
+    notices,
+    told,
+    suspicion,
+    suspect_ns,
+    second,
+    second_ns,
+    ticks,
+    wanted,
+    generation,
+    exempt,
+    reservoir,
+    keeper,
+    sentry,
+    tripwire,
+    watch,
+    now
+});
 
 impl Decider {
     /// Knows nothing yet.

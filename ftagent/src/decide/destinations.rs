@@ -54,7 +54,7 @@ pub struct Focus {
     pub excess: Vec<Excess>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Destination {
     /// Of the present second.
     packets: f64,
@@ -81,7 +81,7 @@ struct Load {
 }
 
 /// All addresses.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Destinations {
     table: BTreeMap<IpAddr, Destination>,
     elapsed_ns: u64,
@@ -89,6 +89,12 @@ pub struct Destinations {
 }
 
 impl Destinations {
+    /// Returns it with other addresses.
+    pub fn disguised(&self, change: &mut dyn FnMut(IpAddr) -> IpAddr) -> Self {
+        let table = self.table.iter().map(|(address, of)| (change(*address), of.clone())).collect();
+        Self { table, ..*self }
+    }
+
     /// Takes in a tick. Returns the address that is most above what is normal for it.
     pub fn on_tick(&mut self, tick: &Tick<'_>, trusted: bool) -> Option<Focus> {
         let weights = Weights::of(tick);

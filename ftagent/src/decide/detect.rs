@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 use super::{
     ClassCount, Excess, Metric, Tick,
@@ -68,7 +69,7 @@ pub fn evidence(class: TrafficClass, metric: Metric, threshold: f64) -> f64 {
 }
 
 /// Evidence of one class in one metric.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Bucket {
     fill: f64,
     since_ns: u64,
@@ -90,7 +91,7 @@ impl Bucket {
 }
 
 /// Packets and bytes of a tick.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Recent {
     at_ns: u64,
     length_ns: u64,
@@ -98,7 +99,7 @@ struct Recent {
     bytes: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct ClassState {
     pps: Bucket,
     bps: Bucket,
@@ -120,7 +121,7 @@ impl ClassState {
 }
 
 /// All classes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Detector {
     classes: Vec<ClassState>,
 }

@@ -287,7 +287,7 @@ impl Validation {
 }
 
 /// Keeps what is known, and what is armed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sentry {
     validation: Validation,
     plan: Plan,

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::table::mix;
 
 /// Bits of one generation.
@@ -20,7 +22,7 @@ const WAITS_NS: u64 = 60 * 1_000_000_000;
 const WAITING: usize = 8192;
 
 /// An aged Bloom filter over /24 and /64 blocks, with a waiting room in front.
-#[derive(Clone, Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Known {
     seed: u64,
     young: Vec<u64>,
@@ -30,6 +32,8 @@ pub struct Known {
     waiting: VecDeque<(u64, u64)>,
     any: bool,
 }
+
+clone_in_place!(Known { seed, young, old, added, begun_ns, waiting, any });
 
 impl Known {
     /// Knows nobody.

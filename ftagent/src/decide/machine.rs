@@ -6,6 +6,7 @@ use std::{
 };
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Event, Excess, Metric, Now, Tick, Vector,
@@ -43,7 +44,7 @@ const FADE: f64 = 0.97;
 const EXIT: f64 = 0.5;
 
 /// What speaks for a vector in an incident.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Support {
     weight: f64,
     times: u32,
@@ -52,7 +53,7 @@ struct Support {
 }
 
 /// The open incident, behind its public face.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Open {
     support: BTreeMap<Vector, Support>,
     /// The classes that it is about, each with the metric that is exceeded.
@@ -88,7 +89,7 @@ pub struct Current<'a> {
 }
 
 /// All incidents, at most one of them open.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     incidents: VecDeque<Incident>,
     open: Option<Open>,

@@ -7,17 +7,22 @@
 //! There is no clock, no file and no randomness in here: replay gives the same decisions every
 //! time, and a simulated month is a test.
 
+#[macro_use]
+mod copy;
+
 pub mod analyst;
 pub mod baseline;
+mod bytes;
 pub mod classify;
 mod decider;
 pub mod destinations;
 pub mod detect;
 pub mod flows;
 #[cfg(test)]
-mod frames;
+pub(crate) mod frames;
 pub mod guard;
 pub mod incident;
+pub mod input;
 pub mod known;
 pub mod machine;
 pub mod mitigate;
@@ -37,6 +42,10 @@ pub use packet::Packet;
 pub use vector::Vector;
 
 use crate::sense::signals::HostSignals;
+
+/// The version of a [`Decider`] written down. It goes up with every change of what is in it, or of what is meant
+/// by it: another version cannot go on from there.
+pub const STATE_VERSION: u32 = 1;
 
 /// An instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use ftagent_common::{
     rules::Key,
     sample::{SampleHeader, SampleRecord},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::rule::Subject;
 
@@ -17,7 +18,7 @@ use crate::rule::Subject;
 pub const HEAD: usize = 64;
 
 /// A fragment's place in its datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fragment {
     /// Identification.
     pub id: u32,
@@ -28,7 +29,7 @@ pub struct Fragment {
 }
 
 /// A packet, from the first 128 bytes of its frame or more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Packet {
     /// When it was seen, nanoseconds, monotonic (virtual in replay).
     pub time_ns: u64,
@@ -68,6 +69,7 @@ pub struct Packet {
     /// Bytes of [`Self::head`] that are valid.
     pub head_len: u8,
     /// The first bytes of payload.
+    #[serde(with = "super::bytes")]
     pub head: [u8; HEAD],
     /// Whether the datapath dropped it.
     pub dropped: bool,
@@ -146,6 +148,16 @@ impl Packet {
         let class = TrafficClass::from_index(usize::from(class));
         let packet = Self::decode(time_ns, frame, wire_bytes as usize, class, u32::from(said) == verdict::DROP);
         Self { socket, ..packet }
+    }
+
+    /// Decodes the samples of a tick, as the kernel gave them, in order of time.
+    pub fn of_samples(records: &[SampleRecord], packets: &mut Vec<Self>) {
+        packets.clear();
+        packets.extend(records.iter().map(Self::of_sample));
+        // Every CPU writes its samples in order; those of several may cross.
+        if !packets.is_sorted_by_key(|packet| packet.time_ns) {
+            packets.sort_by_key(|packet| packet.time_ns);
+        }
     }
 
     /// Returns the source address.

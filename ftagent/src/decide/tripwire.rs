@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Metric, Now,
@@ -18,7 +19,7 @@ use super::{
 };
 
 /// A leaky bucket: what it loses a second, and what it holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Packets or bits a second.
     pub rate: f64,
@@ -34,7 +35,7 @@ impl Bucket {
 }
 
 /// What is dropped of a class.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Police {
     /// Packets a second that pass.
     pub pps: f64,
@@ -45,7 +46,7 @@ pub struct Police {
 }
 
 /// What is held against a class.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
     /// Wakes the daemon when it is full of packets.
     pub wake_pps: Option<Bucket>,
@@ -73,7 +74,7 @@ pub struct Scene<'a> {
 }
 
 /// What is held against all classes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tripwire {
     ceilings: Vec<Ceiling>,
     generation: u64,

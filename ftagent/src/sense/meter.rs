@@ -2,7 +2,7 @@
 
 use ftagent_common::{TrafficClass, counters::IfaceCounters, sample::SampleRecord};
 
-use super::signals::HostSignals;
+use super::{signals::HostSignals, window::IfaceSnapshot};
 
 /// What was counted of one class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Observed<'a> {
     pub samples: &'a [SampleRecord],
     /// What the host told of itself, if there is anything new.
     pub host: Option<HostSignals>,
+    /// The interfaces that were read, with their totals.
+    pub ifaces: &'a [IfaceSnapshot],
 }
 
 /// Takes what was observed, and returns whether a decision waits for the next tick, which comes sooner

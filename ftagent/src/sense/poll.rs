@@ -187,10 +187,19 @@ impl Poll {
         let records = std::iter::from_fn(|| self.ring.next().map(|item| sys::sample(&item)));
         samples.extend(records.take(MOST_SAMPLES).flatten());
         shared.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
-        *shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot { at, ifaces });
+        let snapshot = Arc::new(Snapshot { at, ifaces });
+        *shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
         let Some((elapsed_ns, classes)) = meter.finish(at_ns, boot_ns) else { return false };
         let host = self.host.take();
-        (self.sink)(Observed { at_ns, unix_ms: clock::unix_ms(), elapsed_ns, classes, samples, host })
+        (self.sink)(Observed {
+            at_ns,
+            unix_ms: clock::unix_ms(),
+            elapsed_ns,
+            classes,
+            samples,
+            host,
+            ifaces: &snapshot.ifaces,
+        })
     }
 
     /// Gives every class that is active an equal share of the wanted sample rate: a rare kind of

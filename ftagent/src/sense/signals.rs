@@ -1,9 +1,11 @@
 //! What the kernel's own statistics and the socket table say of this host, as plain data.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
 
 /// Connections to one local TCP port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSockets {
     /// The port.
     pub port: u16,
@@ -36,7 +38,7 @@ impl PortSockets {
 
 /// Counts of one interval, from `/proc/net/netstat`, `/proc/net/snmp`, `/proc/net/snmp6` and
 /// `INET_DIAG`. Counters that the kernel lacks are 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSignals {
     /// Length of the interval, nanoseconds.
     pub interval_ns: u64,
@@ -131,9 +133,38 @@ pub fn block_of(address: IpAddr) -> u64 {
     }
 }
 
+/// Returns the first address of a block, by its key.
+pub fn address_of(block: u64) -> IpAddr {
+    const V6: u64 = 1 << 63;
+    if block & V6 == 0 {
+        return Ipv4Addr::from_bits((block << 8) as u32).into();
+    }
+    // The bit that tells the families apart is one's own in what is local (RFC 4291, RFC 4193).
+    let local = Ipv6Addr::from_bits(u128::from(block) << 64);
+    if local.is_unique_local() || local.is_unicast_link_local() {
+        return local.into();
+    }
+    Ipv6Addr::from_bits(u128::from(block & !V6) << 64).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_is_that_of_its_first_address() {
+        for (any, first) in [
+            ("192.0.2.77", "192.0.2.0"),
+            ("255.255.255.255", "255.255.255.0"),
+            ("2001:db8:1:2::9", "2001:db8:1:2::"),
+            ("2000::1", "2000::"),
+            ("fd00::5:0:0:0:1", "fd00:0:0:5::"),
+            ("fe80::1", "fe80::"),
+        ] {
+            let (any, first): (IpAddr, IpAddr) = (any.parse().unwrap(), first.parse().unwrap());
+            assert_eq!((address_of(block_of(any)), block_of(first)), (first, block_of(any)), "{any}");
+        }
+    }
 
     #[test]
     fn addresses_of_one_block_have_one_key() {

@@ -84,7 +84,7 @@ impl Checkpoint {
 }
 
 /// What is normal of every class.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Baselines {
     classes: Vec<Pair>,
     learned_s: u64,
@@ -93,9 +93,11 @@ pub struct Baselines {
 }
 
 /// A class in both metrics.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pair {
+    #[serde(with = "series::whole")]
     pps: Series,
+    #[serde(with = "series::whole")]
     bps: Series,
 }
 

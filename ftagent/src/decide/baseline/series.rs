@@ -75,6 +75,40 @@ pub struct Series {
     minutes: VecDeque<f32>,
 }
 
+/// A series with what does not outlive the daemon: an operator's word refers to the last minute.
+pub mod whole {
+    use std::collections::VecDeque;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Series;
+
+    #[derive(Serialize)]
+    struct Writing<'a> {
+        series: &'a Series,
+        minute: &'a [f32],
+        minutes: &'a VecDeque<f32>,
+    }
+
+    #[derive(Deserialize)]
+    struct Reading {
+        series: Series,
+        minute: Vec<f32>,
+        minutes: VecDeque<f32>,
+    }
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(series: &Series, serializer: S) -> Result<S::Ok, S::Error> {
+        Writing { series, minute: &series.minute, minutes: &series.minutes }.serialize(serializer)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Series, D::Error> {
+        let Reading { series, minute, minutes } = Reading::deserialize(deserializer)?;
+        Ok(Series { minute, minutes, ..series })
+    }
+}
+
 impl Series {
     /// Notes the rate of a second for people, whatever it is.
     pub fn show(&mut self, rate: f64) {

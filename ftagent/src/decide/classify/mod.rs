@@ -24,7 +24,7 @@ pub use standing::standing;
 pub use weigh::judge;
 
 /// What a judgement says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The vectors, strongest first. A finding with a low confidence is kept: evidence may grow.
     pub findings: Vec<Finding>,
@@ -117,4 +117,4 @@ pub struct Evidence {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! Every vector, and what must not be taken for one, from packets made by the definitions.
 
-pub(in crate::decide) mod shapes;
+pub(crate) mod shapes;
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,29 @@
 //! What people and the next life of the daemon get to know of the decisions.
 
 use super::*;
+use crate::decide::input::WatchedRule;
 
 impl Decider {
+    /// Returns how it decides.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Returns the end of the last tick.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Returns what no rule may match.
+    pub fn exempt(&self) -> &Exempt {
+        &self.exempt
+    }
+
+    /// Returns the rules of operators whose cost is measured.
+    pub fn watched_rules(&self) -> impl Iterator<Item = WatchedRule> + '_ {
+        self.watch.rules().map(|(id, matches, counts)| WatchedRule { id, matches: matches.clone(), counts })
+    }
+
     /// Returns the incidents, oldest first; at most [`crate::decide::machine::KEPT`].
     pub fn incidents(&self) -> impl DoubleEndedIterator<Item = &Incident> {
         self.machine.incidents()

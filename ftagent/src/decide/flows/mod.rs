@@ -7,6 +7,8 @@ mod track;
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Packet, packet::tcp, table::mix};
 
 pub use crate::sense::signals::block_of;
@@ -24,7 +26,7 @@ const BRIEF_NS: u64 = 3_000_000_000;
 const IDLE_NS: u64 = 180_000_000_000;
 
 /// One direction of a flow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Half {
     /// Packets.
     pub packets: u32,
@@ -76,7 +78,7 @@ pub mod note {
 
 /// A flow: half 0 is the direction of the first packet that was seen. It is two cache lines, not parts
 /// of three.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[repr(C, align(64))]
 pub struct Flow {
     /// Identity; 0 where the place is empty.
@@ -161,7 +163,7 @@ impl Flow {
 }
 
 /// What the table said of a packet when it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// Identity of the flow; 0 where the packet has none.
     pub tag: u64,
@@ -186,13 +188,16 @@ impl Mark {
 }
 
 /// The table.
-#[derive(Clone, Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(into = "Kept", from = "Kept")]
 pub struct Flows {
     seed: u64,
     flows: Vec<Flow>,
     /// What decides about a place, apart from the flows.
     buckets: Vec<Bucket>,
 }
+
+clone_in_place!(Flows { seed, flows, buckets });
 
 /// What decides about the places of a bucket: two cache lines that are fetched together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -203,13 +208,45 @@ struct Bucket {
 }
 
 /// What a place is worth.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Worth {
     /// Last packet, in units of 2^20 nanoseconds; wraps after 52 days.
     last: u32,
     established: bool,
     closed: bool,
     requested: bool,
+}
+
+/// The form in which a table is written down: what is in it, and where.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    seed: u64,
+    flows: Vec<(u32, Flow, Worth)>,
+}
+
+impl From<Flows> for Kept {
+    fn from(table: Flows) -> Self {
+        let worths = table.buckets.iter().flat_map(|bucket| bucket.worths);
+        let places = (0u32..).zip(&table.flows).zip(worths);
+        let held = places.filter(|((_, flow), _)| flow.tag != 0).map(|((place, flow), worth)| (place, *flow, worth));
+        Self { seed: table.seed, flows: held.collect() }
+    }
+}
+
+impl From<Kept> for Flows {
+    fn from(kept: Kept) -> Self {
+        let mut table = Self::new(kept.seed);
+        for (place, flow, worth) in kept.flows {
+            let (at, way) = (place as usize, place as usize % WAYS);
+            let Some(slot) = table.flows.get_mut(at) else { continue };
+            *slot = flow;
+            let Some(bucket) = table.buckets.get_mut(at / WAYS) else { continue };
+            if let (Some(tag), Some(of)) = (bucket.tags.get_mut(way), bucket.worths.get_mut(way)) {
+                (*tag, *of) = (flow.tag, worth);
+            }
+        }
+        table
+    }
 }
 
 /// Where a packet's flow is.

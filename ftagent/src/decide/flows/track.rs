@@ -1,11 +1,13 @@
 //! How a packet continues its flow.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Flow, Half, note};
 use crate::decide::{Packet, packet::tcp};
 use ftagent_common::TrafficClass;
 
 /// How a packet continues its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Not part of a flow, or not TCP.
     None,

@@ -1,0 +1,62 @@
+//! What reaches the decisions beside ticks, as data: whoever replays a stretch of time gives it again.
+
+use ftagent_common::TrafficClass;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Decider, Event, Now,
+    mitigate::{Exempt, Mode},
+};
+use crate::rule::FlowMatch;
+
+/// Something that somebody did to the core between two ticks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// An operator took the present load for normal.
+    Accept(Now),
+    /// What was learned was forgotten, of the class of this name or of all.
+    Reset(Option<String>),
+    /// What no rule may match, and whether it acts.
+    Bounds {
+        /// See [`Decider::set_exempt`].
+        exempt: Exempt,
+        /// See [`Decider::set_mode`].
+        mode: Mode,
+    },
+    /// The rules of operators: see [`Decider::watch`].
+    Watch(Vec<WatchedRule>),
+}
+
+/// An operator's rule whose cost is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WatchedRule {
+    /// Its number.
+    pub id: u32,
+    /// What it matches.
+    pub matches: FlowMatch,
+    /// It only counts.
+    pub counts: bool,
+}
+
+impl Decider {
+    /// Takes an input, and returns what was decided because of it.
+    pub fn put(&mut self, input: Input) -> Vec<Event> {
+        match input {
+            Input::Accept(now) => return self.accept(now),
+            // A class that this version does not have has nothing to forget.
+            Input::Reset(Some(name)) => {
+                TrafficClass::from_name(&name).into_iter().for_each(|class| self.reset(Some(class)));
+            }
+            Input::Reset(None) => self.reset(None),
+            Input::Bounds { exempt, mode } => {
+                self.set_exempt(exempt);
+                self.set_mode(mode);
+            }
+            Input::Watch(rules) => {
+                self.watch(rules.into_iter().map(|rule| (rule.id, rule.matches, rule.counts)));
+            }
+        }
+        Vec::new()
+    }
+}
