@@ -5,7 +5,7 @@ use crate::{class::CLASS_SLOTS, lists::Lengths};
 
 /// Changes whenever a pinned map's name, type or layout does. Pins live in a directory named
 /// after it, so a new daemon never reuses maps of another layout.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// How many interfaces one daemon protects at most: entries of the [`maps::COUNTERS`] map.
 pub const IFACE_SLOTS: u32 = 16;
@@ -17,6 +17,8 @@ pub const ALLOW_ENTRIES: u32 = 16_384;
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 /// Bytes of the sample ring. A power of two and a multiple of the page size.
 pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
+/// Bytes of the capture ring: 50 ms of a gigabit.
+pub const CAPTURE_RING_BYTES: u32 = 8 << 20;
 
 /// The names of the maps, which are also the names of their pins.
 pub mod maps {
@@ -52,6 +54,8 @@ pub mod maps {
     pub const RULE_COUNTERS: &str = "rule_counters";
     /// `RingBuf` of [`crate::sample::SampleRecord`].
     pub const SAMPLES: &str = "samples";
+    /// `RingBuf` of packets as long as they are, see [`crate::sample::CAPTURE_BYTES`].
+    pub const CAPTURES: &str = "captures";
     /// `Array<Guard>`, one entry, mmapable.
     pub const GUARD: &str = "guard";
     /// `Array<u32>`, mmapable: what the guard does for each local port, see [`crate::guard::port`].

@@ -40,6 +40,7 @@ pub mod fragment {
 
 /// What rules look at, addresses aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
 pub struct Key {
     /// Total length of the IP packet, bytes.
@@ -222,6 +223,8 @@ pub mod action {
     pub const LIMIT_BYTES: u32 = 3;
     /// Have the guard answer SYNs to listeners of this host with cookies; everything else passes.
     pub const CHALLENGE: u32 = 4;
+    /// Give the packet to whoever records, as long as it is, and go on with the next rule.
+    pub const CAPTURE: u32 = 5;
 }
 
 /// Fixed point of tokens: this many to a packet or a byte.

@@ -38,6 +38,10 @@ pub struct SampleHeader {
 pub mod flags {
     /// This packet made too much of its class: the daemon was woken.
     pub const WOKE: u16 = 1;
+    /// A rule that captures matched it. In the capture ring only.
+    pub const CAPTURED: u16 = 2;
+    /// It is a sampled TLS ClientHello, as long as it is. In the capture ring only.
+    pub const HELLO: u16 = 4;
 }
 
 impl SampleHeader {
@@ -53,6 +57,20 @@ pub struct SampleRecord {
     pub header: SampleHeader,
     /// The first bytes of the packet; only `header.captured` of them are valid.
     pub data: [u8; SAMPLE_BYTES],
+}
+
+/// Room for a packet in the capture ring: the smallest that holds it; of longer ones the first bytes.
+/// The verifier wants constants, and powers of two make its proofs short.
+pub const CAPTURE_BYTES: [usize; 4] = [128, 512, 2048, 8192];
+
+/// One record in the capture ring, with room for `N` bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CaptureRecord<const N: usize> {
+    /// What is known of the packet.
+    pub header: SampleHeader,
+    /// The packet; only `header.captured` bytes of it are valid.
+    pub data: [u8; N],
 }
 
 const _: () = assert!(size_of::<SampleHeader>() == 32);

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use ftagent_common::{
     DropReason,
+    abi::features,
     guard::{
         ANSWER_MAX, Answer, Guard, Offer, OwnAddress, SCRATCH_BYTES, TCP_HEADER_MAX, WALK_STEPS, Walk, flags, fold,
         port, socket, sum, timestamp,
@@ -134,6 +135,13 @@ pub fn decide(ctx: *mut xdp_md, facts: &Facts, challenged: bool) -> Decision {
         return Decision::from_bits(ftagent_guard_udp(ctx, place.to_bits()));
     }
     Decision::Pass
+}
+
+/// Returns whether a SYN may be answered: in place, so that nothing is left of it afterwards.
+#[inline(always)]
+pub fn may_answer(challenged: bool) -> bool {
+    let live = |guard: &Guard| guard.flags & (flags::SYN | flags::STATE) != 0 && maps::jiffies() < guard.expires;
+    maps::has(features::GUARD) && (challenged || maps::guard().is_some_and(live))
 }
 
 /// Returns what the socket table says of a packet: one of [`socket`].

@@ -10,6 +10,7 @@
 // Atomic additions to what all CPUs share: see `rules.rs`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod capture;
 mod guard;
 mod lists;
 mod maps;
@@ -78,10 +79,11 @@ impl Then for Account<'_> {
         let challenged = reason == rules::CHALLENGED;
         let reason = if challenged { SampleHeader::NO_REASON } else { reason };
         let due = maps::has(features::SAMPLER) && class.sample_is_due();
-        // The guard turns a SYN into its answer: it is sampled before, as passed.
-        let is_syn = facts.class == TrafficClass::TcpSyn as u32;
-        if due && is_syn {
-            sample::take(packet, &facts, action, reason, rule);
+        let told = due | (rule & rules::CAPTURED != 0);
+        // The guard turns a SYN into its answer: where it may, a SYN is sampled before, as passed.
+        let early = told && facts.class == TrafficClass::TcpSyn as u32 && guard::may_answer(challenged);
+        if early {
+            sample::take(packet, &facts, action, reason, rule, due);
         }
         let (action, reason) = if maps::has(features::GUARD) && action == verdict::PASS {
             self.by_guard(&facts, class, state, reason, challenged)
@@ -94,8 +96,8 @@ impl Then for Account<'_> {
             (action, reason)
         };
         counters.count_verdict(action);
-        if due && !is_syn {
-            sample::take(packet, &facts, action, reason, rule);
+        if told && !early {
+            sample::take(packet, &facts, action, reason, rule, due);
         }
         action
     }
@@ -122,7 +124,7 @@ impl Account<'_> {
         }
         if lists::allowed(facts, lists) {
             self.counters.count_overruled();
-            return (verdict::PASS, SampleHeader::NO_REASON, 0);
+            return (verdict::PASS, SampleHeader::NO_REASON, outcome.rule & rules::CAPTURED);
         }
         rules::count_dropped(outcome.rule, facts.wire);
         class.count_dropped(facts);

@@ -9,7 +9,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ftagent_common::{
-    abi::{ALLOW_ENTRIES, BLOCK_ENTRIES, Clock, Control, IFACE_SLOTS, SAMPLE_RING_BYTES, Sampling, SlotInfo, features},
+    abi::{
+        ALLOW_ENTRIES, BLOCK_ENTRIES, CAPTURE_RING_BYTES, Clock, Control, IFACE_SLOTS, SAMPLE_RING_BYTES, Sampling,
+        SlotInfo, features,
+    },
     class::CLASS_SLOTS,
     counters::{ClassCounter, IfaceCounters},
     guard::{Guard, OWN_ADDRESSES, OwnAddress},
@@ -17,7 +20,7 @@ use ftagent_common::{
     parse::Facts,
     reason::REASON_SLOTS,
     rules,
-    sample::SampleRecord,
+    sample::{CAPTURE_BYTES, CaptureRecord, SampleRecord},
     tripwire::{CEILINGS as CEILING_SLOTS, Ceiling},
 };
 
@@ -67,6 +70,8 @@ pub static RULE_STATES: Array<rules::State, { rules::RULES }, MMAPABLE> = Array:
 pub static RULE_COUNTERS: PerCpuArray<rules::Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "samples")]
 pub static SAMPLES: RingBuf<SampleRecord, { SAMPLE_RING_BYTES as usize }> = RingBuf::new();
+#[btf_map(name = "captures")]
+pub static CAPTURES: RingBuf<CaptureRecord<{ CAPTURE_BYTES[0] }>, { CAPTURE_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map(name = "guard")]
 static GUARD: Array<Guard, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "guard_ports")]

@@ -32,13 +32,16 @@ use crate::{maps, packet::XdpPacket};
 /// The reason of a packet that is not to be dropped, but to be asked whether its source is there.
 pub const CHALLENGED: u8 = SampleHeader::NO_REASON - 1;
 
+/// In the upper bits of [`Outcome::rule`]: a rule that captures matched.
+pub const CAPTURED: u16 = 1 << 15;
+
 /// What the rules say of a packet.
 #[derive(Clone, Copy)]
 pub struct Outcome {
     /// Why it is to be dropped: [`DropReason`] by number; else [`CHALLENGED`] or
     /// [`SampleHeader::NO_REASON`].
     pub reason: u8,
-    /// Slot + 1 of the rule that decided, or of the first that counted it; 0 for none.
+    /// Slot + 1 of the rule that decided, or of the first that counted it; 0 for none. And [`CAPTURED`].
     pub rule: u16,
 }
 
@@ -422,13 +425,18 @@ fn try_next(court: Court, left: &mut Set, wire: u32, outcome: &mut Outcome) -> b
         let counter = (&raw mut (*court.counters).slots).cast::<Counter>().add(slot);
         apply(&mut *state, &mut *counter, wire, court.now)
     };
-    let rule = slot as u16 + 1;
+    let captured = outcome.rule & CAPTURED;
+    let rule = (slot as u16 + 1) | captured;
     match did {
         Did::Nothing => return true,
         Did::Counted => {
-            if outcome.rule == 0 {
+            if outcome.rule == captured {
                 outcome.rule = rule;
             }
+            return true;
+        }
+        Did::Captured => {
+            outcome.rule |= CAPTURED;
             return true;
         }
         Did::Passed => outcome.rule = rule,
@@ -444,6 +452,8 @@ enum Did {
     Nothing,
     /// Counted it; the next rule is tried.
     Counted,
+    /// Has it recorded; the next rule is tried.
+    Captured,
     /// Let it pass within its rate.
     Passed,
     /// Has the guard answer it.
@@ -467,6 +477,7 @@ fn apply(state: &mut State, counter: &mut Counter, wire: u32, now: u64) -> Did {
         action::COUNT => return Did::Counted,
         action::DROP => DropReason::Rule,
         action::CHALLENGE => return Did::Challenges,
+        action::CAPTURE => return Did::Captured,
         kind => {
             let cost = if kind == action::LIMIT_PACKETS { 1 } else { wire as u64 };
             if is_within_state(state, &mut counter.lease, cost * TOKEN, now) {

@@ -7,6 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use ftagent_common::{
+    TrafficClass,
     abi::features,
     guard::socket,
     parse::Facts,
@@ -14,27 +15,33 @@ use ftagent_common::{
 };
 
 use crate::{
-    guard,
+    capture, guard,
     maps::{self, Counters, Draw, SAMPLES},
     packet::XdpPacket,
+    rules::CAPTURED,
     tripwire,
 };
 
-/// Takes a sample. `rule`: slot + 1 of the signature rule that matched, 0 for none.
+/// In the upper bits of a rule's number: the packet is due to be sampled.
+const DUE: u16 = 1 << 14;
+
+/// Takes a sample where one is due, and hands the packet to whoever captures it. `rule`: slot + 1 of the
+/// signature rule that matched, 0 for none, and [`CAPTURED`].
 #[inline(always)]
-pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8, rule: u16) {
+pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8, rule: u16, due: bool) {
+    let rule = if due { rule | DUE } else { rule };
     let socket = if maps::has(features::GUARD) { guard::ask(packet.context(), facts) } else { socket::UNKNOWN };
     let decided = Decided { class: facts.class as u8, verdict: action as u8, reason, socket };
     ftagent_sample(packet.context(), facts.wire, decided.to_bits(), rule as u32);
 }
 
-/// What was decided about a packet, as it crosses the call.
+/// What was decided about a packet, as it crosses calls.
 #[derive(Clone, Copy)]
-struct Decided {
-    class: u8,
-    verdict: u8,
-    reason: u8,
-    socket: u8,
+pub struct Decided {
+    pub class: u8,
+    pub verdict: u8,
+    pub reason: u8,
+    pub socket: u8,
 }
 
 impl Decided {
@@ -44,7 +51,7 @@ impl Decided {
     }
 
     #[inline(always)]
-    fn from_bits(bits: u32) -> Self {
+    pub fn from_bits(bits: u32) -> Self {
         let [class, verdict, reason, socket] = bits.to_le_bytes();
         Self { class, verdict, reason, socket }
     }
@@ -56,6 +63,13 @@ impl Decided {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u32) -> u32 {
+    let (marks, bits, rule) = (rule, decided, rule & !(CAPTURED | DUE) as u32);
+    if marks & CAPTURED as u32 != 0 {
+        capture::take(ctx, wire, bits, rule, flags::CAPTURED);
+    }
+    if marks & DUE as u32 == 0 {
+        return 0;
+    }
     let Some(counters) = Counters::of_this_cpu() else { return 0 };
     let context = XdpContext::new(ctx);
     let (packet, decided) = (XdpPacket::new(&context, None), Decided::from_bits(decided));
@@ -97,6 +111,10 @@ extern "C" fn ftagent_sample(ctx: *mut xdp_md, wire: u32, decided: u32, rule: u3
         let bytes = ((captured.wrapping_sub(1)) & (SAMPLE_BYTES as u32 - 1)) + 1;
         packet.copy_to((&raw mut (*record).data).cast(), bytes)
     };
+    // What names a client is behind the first bytes.
+    if decided.class == TrafficClass::TlsClientHello as u8 && wire > SAMPLE_BYTES as u32 {
+        capture::take(ctx, wire, bits, rule, flags::HELLO);
+    }
     if copied {
         entry.submit(wakeup);
     } else {

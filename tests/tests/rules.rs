@@ -1,6 +1,8 @@
 //! Signature rules in the kernel program: what it does to each packet is what the rules say.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "rules/capture.rs"]
+mod capture;
 #[path = "rules/draw.rs"]
 mod draw;
 #[path = "rules/enforce.rs"]
@@ -94,7 +96,7 @@ fn plain(rules: &[Placed], frame: &[u8], now: u64) -> (Fate, Vec<u8>) {
         counted.push(*slot);
         match rule.action {
             Action::Count if fate.rule == 0 => fate.rule = u32::from(*slot) + 1,
-            Action::Count => {}
+            Action::Count | Action::Capture => {}
             Action::Drop => return (dropped(*slot, DropReason::Rule), counted),
             Action::RateLimit(Rate::Pps(0)) => return (dropped(*slot, DropReason::RateLimit), counted),
             _ => return (Fate { rule: u32::from(*slot) + 1, ..PASSED }, counted),

@@ -14,7 +14,7 @@ use ftagent_common::{
     abi::Sampling,
     class::CLASS_SLOTS,
     reason::verdict,
-    sample::{SampleRecord, flags::WOKE},
+    sample::{SampleHeader, SampleRecord, flags::WOKE},
 };
 use ftagent_tests::{
     packet::{Ipv4, Tcp, Udp},
@@ -109,6 +109,29 @@ fn a_login_has_a_pool_of_its_own_where_new_connections_are_thinned() {
     assert_eq!(passed, 30, "while the flood goes on or not");
     trap.send(&to(443), 1500 * MS, 1, 50_000);
     assert_eq!(trap.send(&to(22), 1502 * MS, 100, 60), 6);
+}
+
+#[test]
+fn a_sample_says_what_became_of_its_packet() {
+    require_root!();
+    let mut trap = Trap::new(1, 1 << 20);
+    trap.police(TrafficClass::TcpSyn, 100.0, 0);
+    let syn = Ipv4::new().frame(&Tcp::to(443, 2).build());
+    let (mut passed, mut dropped) = (0, 0);
+    for n in 0..2000u64 {
+        trap.run.set_time(n * MS / 20);
+        let dropped_now = trap.run.run(&syn).unwrap() == verdict::DROP;
+        let record = trap.run.next_sample().expect("each is sampled");
+        let said = (u32::from(record.header.verdict), record.header.reason);
+        let is = if dropped_now {
+            (verdict::DROP, DropReason::Ceiling as u8)
+        } else {
+            (verdict::PASS, SampleHeader::NO_REASON)
+        };
+        assert_eq!(said, is, "packet {n}");
+        *(if dropped_now { &mut dropped } else { &mut passed }) += 1;
+    }
+    assert!(passed > 5 && dropped > 1500, "{passed} {dropped}");
 }
 
 #[test]

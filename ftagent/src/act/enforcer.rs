@@ -10,7 +10,7 @@ use crate::{
         rules::{KernelRules, Placed, RulesError},
     },
     decide::mitigate::{RuleCount, Wanted},
-    rule::{Origin, Rule},
+    rule::{Action, Origin, Rule},
 };
 
 /// Removed rules whose last counts are kept.
@@ -193,7 +193,7 @@ impl Enforcer {
         }
         // Both are in the order of trying; the refused ones have their place among the others.
         let mut known: Vec<&Held> = self.held.iter().chain(self.refused.iter().map(|(held, _)| held)).collect();
-        known.sort_by_key(|held| (is_daemons(&held.rule), held.id));
+        known.sort_by_key(|held| (rank(&held.rule), held.id));
         known.len() != wanted.len()
             || known
                 .iter()
@@ -270,21 +270,25 @@ impl Enforcer {
     }
 }
 
-/// Rules of operators and of the configuration come first, then those of incidents; the older
-/// before the younger.
+/// Rules that capture come first, because the others may end the search; then those of operators and of the
+/// configuration, then those of incidents; the older before the younger.
 fn in_order(wanted: &[Wanted]) -> Vec<&Wanted> {
     let mut wanted: Vec<_> = wanted.iter().collect();
-    wanted.sort_by_key(|wanted| (is_daemons(&wanted.rule), wanted.id));
+    wanted.sort_by_key(|wanted| (rank(&wanted.rule), wanted.id));
     wanted
 }
 
 /// Returns whether the kernel makes no difference between two rules.
 fn acts_alike(a: &Rule, b: &Rule) -> bool {
-    a.matches == b.matches && a.action == b.action && is_daemons(a) == is_daemons(b)
+    a.matches == b.matches && a.action == b.action && rank(a) == rank(b)
 }
 
-fn is_daemons(rule: &Rule) -> bool {
-    matches!(rule.origin, Origin::Incident(_))
+fn rank(rule: &Rule) -> u8 {
+    match (rule.action, &rule.origin) {
+        (Action::Capture, _) => 0,
+        (_, Origin::Incident(_)) => 2,
+        _ => 1,
+    }
 }
 
 impl Held {

@@ -96,7 +96,7 @@ impl Loader<'_> {
 }
 
 /// The maps that outlive the daemon: all of them.
-pub const PINNED: [&str; 23] = {
+pub const PINNED: [&str; 24] = {
     use ftagent_common::abi::maps::*;
     [
         COUNTERS,
@@ -115,6 +115,7 @@ pub const PINNED: [&str; 23] = {
         RULE_STATES,
         RULE_COUNTERS,
         SAMPLES,
+        CAPTURES,
         GUARD,
         GUARD_PORTS,
         GUARD_SCRATCH,

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod base;
+pub mod captures;
 pub mod clock;
 pub mod counters;
 pub mod guard;

@@ -18,8 +18,8 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use ftagent_common::{
     abi::{
-        ABI_VERSION, ALLOW_ENTRIES, BLOCK_ENTRIES, Clock, Control, IFACE_SLOTS, SAMPLE_RING_BYTES, Sampling, SlotInfo,
-        maps,
+        ABI_VERSION, ALLOW_ENTRIES, BLOCK_ENTRIES, CAPTURE_RING_BYTES, Clock, Control, IFACE_SLOTS, SAMPLE_RING_BYTES,
+        Sampling, SlotInfo, maps,
     },
     counters::IfaceCounters,
     guard::{Guard, OWN_ADDRESSES, OwnAddress, SCRATCH_BYTES},
@@ -84,7 +84,7 @@ const MMAPABLE: u32 = 1 << 10; // BPF_F_MMAPABLE
 const NO_PREALLOC: u32 = 1; // BPF_F_NO_PREALLOC
 
 /// The maps of this version. A test compares the table with the object.
-pub const EXPECTED: [Expected; 23] = {
+pub const EXPECTED: [Expected; 24] = {
     use MapType::{Array, ArrayOfMaps, Hash, PerCpuArray, RingBuf};
     const fn map(name: &'static str, kind: MapType, key: usize, value: usize, entries: u32, flags: u32) -> Expected {
         Expected { name, kind, key, value, entries, flags }
@@ -112,6 +112,7 @@ pub const EXPECTED: [Expected; 23] = {
         map(maps::RULE_STATES, Array, 4, size_of::<rules::State>(), rules::RULES as u32, MMAPABLE),
         map(maps::RULE_COUNTERS, PerCpuArray, 4, size_of::<rules::Counters>(), 1, 0),
         map(maps::SAMPLES, RingBuf, 0, 0, SAMPLE_RING_BYTES, 0),
+        map(maps::CAPTURES, RingBuf, 0, 0, CAPTURE_RING_BYTES, 0),
         map(maps::GUARD, Array, 4, size_of::<Guard>(), 1, MMAPABLE),
         map(maps::GUARD_PORTS, Array, 4, 4, 65_536, MMAPABLE),
         map(maps::GUARD_SCRATCH, PerCpuArray, 4, SCRATCH_BYTES, 1, 0),

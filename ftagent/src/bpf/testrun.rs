@@ -19,6 +19,7 @@ use ftagent_common::{
 
 use super::{
     LoadError, Loader,
+    captures::CaptureRing,
     counters::CounterReader,
     lists::Lists,
     load::{fd, io, program},
@@ -108,6 +109,14 @@ impl TestRun {
                 return Some(record);
             }
         }
+    }
+
+    /// Opens the ring of captured packets.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn captures(&self) -> Result<CaptureRing, LoadError> {
+        CaptureRing::open(&self.ebpf)
     }
 
     /// Opens the rules of this instance.

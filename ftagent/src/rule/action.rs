@@ -29,7 +29,7 @@ const UNITS: [Unit; 11] = [
 ];
 
 /// The words that begin an action.
-const ACTIONS: [&str; 4] = ["drop", "rate-limit", "challenge", "count"];
+const ACTIONS: [&str; 5] = ["drop", "rate-limit", "challenge", "count", "capture"];
 
 /// Reads `MATCH then ACTION`.
 ///
@@ -51,7 +51,7 @@ pub fn parse(text: &str) -> Result<(FlowMatch, Action), ParseRuleError> {
 impl FromStr for Action {
     type Err = ParseRuleError;
 
-    /// `drop`, `rate-limit 300 pps`, `rate-limit 10 Mbps`, `challenge` or `count`.
+    /// `drop`, `rate-limit 300 pps`, `rate-limit 10 Mbps`, `challenge`, `count` or `capture`.
     fn from_str(text: &str) -> Result<Self, ParseRuleError> {
         let text = text.to_lowercase();
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -59,9 +59,10 @@ impl FromStr for Action {
             ["drop"] => Ok(Self::Drop),
             ["challenge"] => Ok(Self::Challenge),
             ["count"] => Ok(Self::Count),
+            ["capture"] => Ok(Self::Capture),
             ["rate-limit", rate @ ..] => self::rate(rate).map(Self::RateLimit),
             [] => Err(wrong("then", "is not followed by an action: write drop, rate-limit, challenge or count")),
-            [word @ ("drop" | "challenge" | "count"), more, ..] => {
+            [word @ ("drop" | "challenge" | "count" | "capture"), more, ..] => {
                 Err(wrong(more, format!("is too much: nothing stands behind `{word}`")))
             }
             ["allow" | "accept" | "pass" | "permit", ..] => Err(wrong(
@@ -108,6 +109,7 @@ impl fmt::Display for Action {
             Self::RateLimit(Rate::Bps(rate)) => write!(f, "rate-limit {rate} bps"),
             Self::Challenge => f.write_str("challenge"),
             Self::Count => f.write_str("count"),
+            Self::Capture => f.write_str("capture"),
         }
     }
 }

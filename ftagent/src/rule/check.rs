@@ -85,7 +85,7 @@ pub fn check(matches: &FlowMatch, action: Action, guarded: &Guarded) -> Result<(
         return Err(refused("matches no packet", format!("{why}; leave one of them out"), false));
     }
     // Counting harms nobody.
-    if action == Action::Count {
+    if action.only_looks() {
         return Ok(());
     }
     if let Some(what) = matches_in_effect(matches) {
@@ -353,11 +353,11 @@ pub enum Relation {
 pub fn relation(new: (&FlowMatch, Action), earlier: (&FlowMatch, Action)) -> Relation {
     let ((new, action), (other, others)) = (new, earlier);
     // Counting goes with everything, and never ends the search.
-    let counts = action == Action::Count || others == Action::Count;
+    let counts = action.only_looks() || others.only_looks();
     match (other.covers(new), new.covers(other)) {
         (true, true) if action == others => Relation::Same,
         (true, true) if !counts => Relation::Contradicts,
-        (true, _) if others != Action::Count => Relation::NeverReached,
+        (true, _) if !others.only_looks() => Relation::NeverReached,
         _ => Relation::Unrelated,
     }
 }

@@ -138,6 +138,15 @@ pub enum Action {
     Challenge,
     /// Count, and go on with the next rule.
     Count,
+    /// As [`Self::Count`], and give every packet to whoever records. In the kernel only.
+    Capture,
+}
+
+impl Action {
+    /// Returns whether it does nothing to a packet: the next rule is tried.
+    pub const fn only_looks(self) -> bool {
+        matches!(self, Self::Count | Self::Capture)
+    }
 }
 
 /// A rate.

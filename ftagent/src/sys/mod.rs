@@ -32,6 +32,15 @@ pub fn sample(bytes: &[u8]) -> Option<ftagent_common::sample::SampleRecord> {
     Some(unsafe { bytes.as_ptr().cast::<ftagent_common::sample::SampleRecord>().read_unaligned() })
 }
 
+/// Returns header and packet of a record of the capture ring; `None` where the lengths contradict each other.
+pub fn captured(record: &[u8]) -> Option<(ftagent_common::sample::SampleHeader, &[u8])> {
+    use ftagent_common::sample::SampleHeader;
+    let (header, bytes) = record.split_at_checked(size_of::<SampleHeader>())?;
+    // SAFETY: the length is that of the header, every field of which is a plain integer.
+    let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
+    Some((header, bytes.get(..usize::from(header.captured))?))
+}
+
 /// Returns a value of zeros that was never on the stack.
 pub fn zeroed<T: aya::Pod>() -> Box<T> {
     // SAFETY: any bit pattern is a value of a `Pod`.

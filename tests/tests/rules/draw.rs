@@ -130,6 +130,7 @@ fn flow_match(payloads: Vec<Payload>) -> impl Strategy<Value = FlowMatch> {
 pub fn rules() -> impl Strategy<Value = Vec<Placed>> {
     let action = prop_oneof![
         4 => Just(Action::Count),
+        1 => Just(Action::Capture),
         3 => Just(Action::Drop),
         1 => Just(Action::RateLimit(Rate::Pps(0))),
         1 => Just(Action::RateLimit(Rate::Bps(1 << 40))),

@@ -380,6 +380,7 @@ pub fn state(rule: Action, expires: u64, hz: u64) -> State {
     let (action, tokens) = match rule {
         Action::Drop => (action::DROP, 0),
         Action::Count => (action::COUNT, 0),
+        Action::Capture => (action::CAPTURE, 0),
         Action::Challenge => (action::CHALLENGE, 0),
         Action::RateLimit(Rate::Pps(rate)) => (action::LIMIT_PACKETS, u128::from(rate) * u128::from(TOKEN)),
         Action::RateLimit(Rate::Bps(rate)) => (action::LIMIT_BYTES, u128::from(rate) * u128::from(TOKEN) / 8),

@@ -176,7 +176,7 @@ impl KernelRules {
         }
         self.states.store(at, offset_of!(State, expires), to.expires);
         let strictness = |action| match action {
-            action::COUNT => 0,
+            action::COUNT | action::CAPTURE => 0,
             action::DROP => 2,
             _ => 1,
         };
