@@ -1,0 +1,239 @@
+//! What the daemon does about attacks by itself, for the audit log. Everything here happens on the thread
+//! that records, after the act: the poll thread never waits for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    brain::Brain,
+    mitigator::{Live, Owner, View},
+};
+use crate::{
+    decide::{
+        Event, Incident,
+        mitigate::{Phase, RuleReport, memory},
+    },
+    record::audit::{AuditLog, Entry, Outcome},
+    rule::{Action, Origin},
+    serve::protocol::{GuardStatus, TripwireStatus},
+};
+
+/// How long a rule that is gone waits for the incident to say why.
+const EXPLAINED: Duration = Duration::from_secs(3);
+
+/// What was there at the last look.
+#[derive(Debug)]
+pub(super) struct Trail {
+    log: AuditLog,
+    /// Rules that no operator made, by their numbers in the kernel.
+    rules: BTreeMap<u32, Live>,
+    /// Rules that failed, operators' too, and why.
+    failed: BTreeMap<u32, String>,
+    /// Rules that are gone, and since when.
+    gone: Vec<(Live, Instant)>,
+    guard: Armed,
+    thinned: BTreeSet<String>,
+    policed: usize,
+}
+
+/// Where the guard is armed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Armed {
+    cookies: BTreeSet<u16>,
+    state: BTreeSet<crate::decide::guard::Ports>,
+    closed: BTreeSet<crate::decide::guard::Ports>,
+}
+
+impl Armed {
+    fn of(status: &GuardStatus) -> Self {
+        let GuardStatus { cookies, state, closed, .. } = status;
+        Self { cookies: cookies.clone(), state: state.clone(), closed: closed.clone() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cookies.is_empty() && self.state.is_empty() && self.closed.is_empty()
+    }
+
+    fn value(&self) -> Value {
+        if self.is_empty() {
+            return Value::Null;
+        }
+        json!({ "cookies": self.cookies, "state": self.state, "closed": self.closed })
+    }
+}
+
+impl Trail {
+    pub(super) fn new(log: AuditLog) -> Self {
+        Self {
+            log,
+            rules: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            gone: Vec::new(),
+            guard: Armed::default(),
+            thinned: BTreeSet::new(),
+            policed: 0,
+        }
+    }
+
+    /// Says that so much was not told.
+    pub(super) fn lose(&self, happened: u64) {
+        self.log.lose(happened);
+    }
+
+    /// Logs an event.
+    pub(super) fn event(&self, event: &Event, incident: Option<&Incident>) {
+        let about = |action: &str, id: &str| {
+            let entry = Entry::new(action, incident.map_or("", |incident| incident.vector.as_str())).about(id);
+            entry.now(incident.map_or(Value::Null, summary))
+        };
+        self.log.after(match event {
+            Event::Opened { id } => {
+                let evidence = incident.and_then(|incident| incident.findings.first());
+                about("incident.open", id).because(evidence.map_or("", |finding| finding.evidence.line.as_str()))
+            }
+            Event::Changed { id, what } => about("incident.change", id).because(what.as_str()),
+            Event::Closed { id } => about("incident.close", id),
+            Event::Notice { what } => Entry::new("notice", "").because(what.as_str()),
+        });
+    }
+
+    /// Logs what became of rules since the last look.
+    pub(super) fn rules(&mut self, view: &View) {
+        let own = view.rules.iter().filter(|live| !matches!(live.owner, Owner::Operator(_)));
+        let mut before = std::mem::take(&mut self.rules);
+        for live in own {
+            let id = live.wanted.id;
+            match before.remove(&id) {
+                None => self.log.after(entry("rule.add", live).now(rule(live))),
+                Some(old) if old.wanted.rule != live.wanted.rule => {
+                    let enforced = old.wanted.rule.action == Action::Count && live.wanted.rule.action != Action::Count;
+                    let action = if enforced { "rule.enforce" } else { "rule.change" };
+                    self.log.after(entry(action, live).was(rule(&old)).now(rule(live)));
+                }
+                Some(_) => {}
+            }
+            self.rules.insert(id, live.clone());
+        }
+        self.gone.extend(before.into_values().map(|live| (live, Instant::now())));
+        self.failures(view);
+    }
+
+    fn failures(&mut self, view: &View) {
+        let failed = view.rules.iter().filter_map(|live| Some((live, live.failed.clone()?)));
+        let mut now = BTreeMap::new();
+        for (live, why) in failed {
+            if self.failed.get(&live.wanted.id) != Some(&why) {
+                self.log.after(entry("rule.fail", live).because(why.as_str()).with(Outcome::Failed));
+            }
+            now.insert(live.wanted.id, why);
+        }
+        self.failed = now;
+    }
+
+    /// Logs what is only looked at now and then: why rules are gone, the guard, and what is policed.
+    pub(super) fn look(&mut self, brain: &Brain) {
+        if !self.gone.is_empty() {
+            self.endings(brain);
+        }
+        let (guard, tripwire) = brain.guards();
+        if let Some(guard) = guard {
+            self.guard(&guard);
+        }
+        if let Some(tripwire) = tripwire {
+            self.tripwire(&tripwire);
+        }
+    }
+
+    fn endings(&mut self, brain: &Brain) {
+        let incidents = brain.incidents_shared();
+        let report = |live: &Live| -> Option<&RuleReport> {
+            let (Owner::Decision(id), Origin::Incident(incident)) = (live.owner, &live.wanted.rule.origin) else {
+                return None;
+            };
+            let of = incidents.iter().find(|known| known.id == *incident)?;
+            of.rules.iter().find(|rule| rule.id == id)
+        };
+        self.gone.retain(|(live, since)| {
+            let told = report(live).filter(|report| matches!(report.state, Phase::Withdrawn | Phase::Ended));
+            if told.is_none() && report(live).is_some() && since.elapsed() < EXPLAINED {
+                return true;
+            }
+            let action = match told.map(|report| report.state) {
+                Some(Phase::Withdrawn) => "rule.withdraw",
+                _ => "rule.end",
+            };
+            let ended = entry(action, live).was(rule(live));
+            self.log.after(match told {
+                Some(report) => ended.because(report.reason.as_str()).now(json!({ "measured": report.measured })),
+                None => ended,
+            });
+            false
+        });
+    }
+
+    fn guard(&mut self, status: &GuardStatus) {
+        let now = Armed::of(status);
+        if now == self.guard {
+            return;
+        }
+        let action = match (self.guard.is_empty(), now.is_empty()) {
+            (true, _) => "guard.arm",
+            (false, true) => "guard.disarm",
+            (false, false) => "guard.change",
+        };
+        let against: Vec<&str> = status.vectors.iter().map(|vector| vector.as_str()).collect();
+        let subject = if status.inherited_s.is_some() { "of an earlier life".to_owned() } else { against.join(", ") };
+        self.log.after(Entry::new(action, subject).was(self.guard.value()).now(now.value()));
+        self.guard = now;
+    }
+
+    fn tripwire(&mut self, status: &TripwireStatus) {
+        for (class, pps) in status.thinned.iter().filter(|(class, _)| !self.thinned.contains(*class)) {
+            let why = "the host suffers, and no rule against the attack is safe";
+            self.log.after(Entry::new("class.thin", class.as_str()).because(why).now(json!({ "keeps_pps": pps })));
+        }
+        for class in self.thinned.iter().filter(|class| !status.thinned.contains_key(*class)) {
+            self.log.after(Entry::new("class.restore", class.as_str()));
+        }
+        self.thinned = status.thinned.keys().cloned().collect();
+        if status.policed != self.policed {
+            let (was, now) = (json!({ "classes": self.policed }), json!({ "classes": status.policed }));
+            self.log.after(Entry::new("class.police", "").was(was).now(now));
+            self.policed = status.policed;
+        }
+    }
+}
+
+fn entry(action: &str, live: &Live) -> Entry {
+    let rule = &live.wanted.rule;
+    let entry = Entry::new(action, rule.matches.to_string()).because(rule.reason.as_str());
+    match &rule.origin {
+        Origin::Incident(id) => entry.about(id.as_str()),
+        _ => entry,
+    }
+}
+
+fn rule(live: &Live) -> Value {
+    let state = match (live.owner, live.wanted.rule.action) {
+        (Owner::Inherited, _) => "inherited",
+        (Owner::Decision(id), _) if memory::is_armed(id) => "armed",
+        (_, Action::Count) => "shadow",
+        _ => "enforcing",
+    };
+    let (action, ttl_ms) = (live.wanted.rule.action.to_string(), live.wanted.ttl_ms);
+    json!({ "rule": live.owner.to_string(), "action": action, "state": state, "ttl_ms": ttl_ms })
+}
+
+fn summary(incident: &Incident) -> Value {
+    let mut vectors: Vec<&str> = incident.vectors.iter().map(|vector| vector.as_str()).collect();
+    vectors.dedup();
+    json!({
+        "severity": incident.severity, "confidence": incident.confidence, "vectors": vectors,
+        "pps": incident.pps, "bps": incident.bps, "peak_pps": incident.peak_pps, "peak_bps": incident.peak_bps,
+        "packets": incident.packets, "bytes": incident.bytes, "rules": incident.rules.len(),
+    })
+}
