@@ -1,12 +1,16 @@
 //! `ftagent replay`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Cli;
 use crate::{
-    replay::{Options, run as replay},
+    record::capsule::container::is_capsule,
+    replay::{Options, capsule, run as replay},
     rule::FlowMatch,
 };
 
@@ -14,7 +18,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("input").required(true).args(["captures", "scenario"])))]
 pub struct Args {
-    /// Captures (pcap or pcapng), each a source with its own timing.
+    /// Captures (pcap or pcapng), each a source with its own timing; or one capsule (.ftcapsule), which is decided
+    /// again and compared: where anything is decided differently now, the exit code is 1.
     #[arg(value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
     /// A scenario instead: sources, rates, rewriting, configuration.
@@ -29,6 +34,9 @@ pub struct Args {
     /// Write the packets that were dropped to this pcap file.
     #[arg(long, value_name = "FILE")]
     out_dropped: Option<PathBuf>,
+    /// Write the replay down as a capsule: this replays without captures and privileges.
+    #[arg(long, value_name = "FILE")]
+    capsule: Option<PathBuf>,
 }
 
 /// Replays and reports. The configuration is that of `--config`, not the system's.
@@ -36,6 +44,9 @@ pub struct Args {
 /// # Errors
 /// Where input cannot be used.
 pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
+    if let Some(path) = args.captures.iter().find(|path| is_capsule(path)) {
+        return again(cli, args, path);
+    }
     let report = replay(&Options {
         captures: args.captures.clone(),
         scenario: args.scenario.clone(),
@@ -43,6 +54,7 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
         drop: args.drop.clone(),
         out_passed: args.out_passed.clone(),
         out_dropped: args.out_dropped.clone(),
+        capsule: args.capsule.clone(),
     })
     .map_err(|error| anyhow::anyhow!(crate::chain(&error)))?;
     if cli.json {
@@ -51,4 +63,23 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
         print!("{}", report.to_table());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Replays a capsule.
+fn again(cli: &Cli, args: &Args, path: &Path) -> Result<ExitCode> {
+    let others = [&args.out_passed, &args.out_dropped, &args.capsule].into_iter().flatten().next().is_some();
+    if args.captures.len() > 1 || others || !args.drop.is_empty() {
+        bail!(
+            "{}: is a capsule, which is replayed alone and as it is: without captures, --drop, --out-passed, \
+             --out-dropped and --capsule",
+            path.display()
+        );
+    }
+    let report = capsule::replay(path).map_err(|error| anyhow::anyhow!(crate::chain(&error)))?;
+    if cli.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.to_text());
+    }
+    Ok(if report.identical { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

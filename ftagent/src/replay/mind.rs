@@ -1,8 +1,19 @@
 //! Runs the decisions in virtual time: the same core as in the daemon, fed at the same pace.
 
-use ftagent_common::{TrafficClass, abi::Sampling, class::CLASS_SLOTS, counters::IfaceCounters, sample::flags::WOKE};
+use ftagent_common::{
+    TrafficClass,
+    abi::Sampling,
+    class::CLASS_SLOTS,
+    counters::IfaceCounters,
+    sample::{SampleRecord, flags::WOKE},
+};
 
-use super::{rules::Rules, timeline::Event};
+use super::{
+    ReplayError,
+    rules::Rules,
+    scribe::{Given, Scribe},
+    timeline::Event,
+};
 use crate::{
     act::{enforcer::Jiffies, tripwire::TripwireDriver},
     bpf::{
@@ -45,6 +56,9 @@ pub(super) struct Mind {
     recent: [f64; TrafficClass::COUNT],
     samples: Vec<Packet>,
     outbound: Vec<Packet>,
+    /// What becomes a capsule, where one is wanted, and the samples of the present tick as they came.
+    record: Option<Scribe>,
+    records: Vec<SampleRecord>,
     /// Whether the victim's own packets are in the captures.
     sees_outbound: bool,
 }
@@ -74,12 +88,24 @@ impl Mind {
             recent: [0.0; TrafficClass::COUNT],
             samples: Vec::new(),
             outbound: Vec::new(),
+            record: None,
+            records: Vec::new(),
             sees_outbound,
         }
     }
 
+    /// Writes down what happens from now on.
+    pub(super) fn record(&mut self, scribe: Scribe) {
+        self.record = Some(scribe);
+    }
+
+    /// Returns what was written down.
+    pub(super) fn take_record(&mut self) -> Option<Scribe> {
+        self.record.take()
+    }
+
     /// Ends all ticks up to a time.
-    pub(super) fn advance(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), LoadError> {
+    pub(super) fn advance(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), ReplayError> {
         while self.pace.due_ns() <= now_ns {
             self.ticks += 1;
             self.tick(self.pace.due_ns(), datapath)?;
@@ -96,6 +122,9 @@ impl Mind {
                 self.pace.wake(now_ns);
             }
             self.samples.push(Packet::of_sample(&record));
+            if self.record.is_some() {
+                self.records.push(record);
+            }
         }
     }
 
@@ -104,7 +133,7 @@ impl Mind {
         self.outbound.push(Packet::decode(event.time_ns, event.frame, event.frame.len(), None, false));
     }
 
-    fn tick(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), LoadError> {
+    fn tick(&mut self, now_ns: u64, datapath: &mut TestRun) -> Result<(), ReplayError> {
         if std::mem::take(&mut self.busy) {
             let total = datapath.counters()?;
             for (class, count) in TrafficClass::ALL.into_iter().zip(&mut self.counts.classes) {
@@ -118,15 +147,23 @@ impl Mind {
             *sum += count.packets as f64;
         }
         let unix_ms = i64::try_from(now_ns / 1_000_000).unwrap_or(i64::MAX);
-        self.decider.on_tick(&Tick {
-            now: Now { mono_ns: now_ns, unix_ms },
-            elapsed_ns: now_ns.saturating_sub(std::mem::replace(&mut self.ended_ns, now_ns)),
+        let now = Now { mono_ns: now_ns, unix_ms };
+        let elapsed_ns = now_ns.saturating_sub(std::mem::replace(&mut self.ended_ns, now_ns));
+        let rules = self.rules.counts()?;
+        let events = self.decider.on_tick(&Tick {
+            now,
+            elapsed_ns,
             counts: &self.counts,
             samples: &self.samples,
             outbound: self.sees_outbound.then_some(&self.outbound),
             host: None,
-            rules: self.rules.counts()?,
+            rules,
         });
+        if let Some(scribe) = &mut self.record {
+            let given = Given { now, elapsed_ns, counts: &self.counts, rules };
+            let outbound = self.sees_outbound.then_some(self.outbound.as_slice());
+            scribe.tick(given, std::mem::take(&mut self.records), outbound, &self.before, (&self.decider, events))?;
+        }
         self.rules.end_tick(self.ticks, now_ns, &self.decider, datapath)?;
         self.hold(now_ns);
         self.samples.clear();

@@ -5,6 +5,7 @@
 //! drives the datapath through it and [`report`] tells what happened. The same input gives the
 //! same report on every machine, `wall_ms` aside.
 
+pub mod capsule;
 pub mod capture;
 pub mod check;
 pub mod frame;
@@ -16,6 +17,7 @@ mod rules;
 mod run;
 pub mod scenario;
 pub mod schedule;
+mod scribe;
 pub mod timeline;
 mod watch;
 

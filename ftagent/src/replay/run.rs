@@ -20,6 +20,7 @@ use super::{
     rules::Rules,
     scenario::{Scenario, ScenarioError, SourceSpec},
     schedule::SECOND,
+    scribe::Scribe,
     timeline::{Direction, Event, Timeline},
     watch::Seen,
 };
@@ -54,6 +55,8 @@ pub struct Options {
     pub out_passed: Option<PathBuf>,
     /// Where packets that were dropped are written, as pcap.
     pub out_dropped: Option<PathBuf>,
+    /// Where the replay is written down as a capsule; nothing may be there yet.
+    pub capsule: Option<PathBuf>,
 }
 
 /// Why nothing was replayed.
@@ -150,6 +153,7 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
         run.sources.push(SourceReport { name, label, counts: Counts::default(), first_drop_ms: None });
     }
     let mut datapath = TestRun::new(seed)?;
+    let given = config.clone();
     let config = apply_config(config, &mut datapath)?;
     let trust_after_s = config.learning.trust_after.as_secs();
     let mut decider = Decider::new(Settings { trust_after_s, seed, mode: mode(config.mitigation.mode) });
@@ -159,10 +163,15 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
     let sees_outbound = timeline.has_outbound();
     let tripwire = TripwireDriver::new(datapath.open_tripwire()?);
     let sampling = (config.sampling.rate_pps, config.sampling.burst);
+    let scribe = options.capsule.as_deref().map(|out| Scribe::begin(out, &decider, &given)).transpose()?;
     let mut mind = Mind::new(decider, rules, tripwire, sampling, sees_outbound);
+    scribe.into_iter().for_each(|scribe| mind.record(scribe));
     run.passed = Output::create(options.out_passed.as_deref())?;
     run.dropped = Output::create(options.out_dropped.as_deref())?;
     run.drive(&mut timeline, duration, &mut datapath, &mut mind, watch)?;
+    if let Some(scribe) = mind.take_record() {
+        scribe.finish(&mind.decider)?;
+    }
     run.report(duration, &mut datapath, &mut mind)
 }
 
@@ -183,7 +192,7 @@ fn mode(mode: MitigationMode) -> Mode {
 
 /// Refuses outputs that are inputs or each other, through whatever links.
 fn refuse_overwriting(options: &Options, sources: &[SourceSpec]) -> Result<(), ReplayError> {
-    let outputs = [&options.out_passed, &options.out_dropped].into_iter().flatten();
+    let outputs = [&options.out_passed, &options.out_dropped, &options.capsule].into_iter().flatten();
     let others = [&options.scenario, &options.config].into_iter().flatten();
     let mut taken: Vec<PathBuf> =
         sources.iter().map(|source| &source.file).chain(others).filter_map(|path| path.canonicalize().ok()).collect();
