@@ -1,0 +1,182 @@
+//! A copy elsewhere: what was recorded of an incident that is over goes to S3-compatible storage, file by
+//! file, large ones in parts. What is copied is written down, so that neither a restart nor a line that
+//! breaks begins anew.
+
+mod s3;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing::{info, warn};
+
+pub use self::s3::{LEAST_PART, Progress, RemoteError, Store};
+use super::replace;
+use crate::config::Remote as Settings;
+
+/// The file in an incident's directory that says what is copied.
+pub const STATE: &str = "remote.json";
+/// The file that is copied last: where it is, all is.
+pub const LAST: &str = "meta.json";
+/// Time between two looks at what there is to copy.
+const EVERY: Duration = Duration::from_secs(60);
+/// After a failure, twice as long each time, up to this.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// How copying goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Directories that wait to be copied.
+    pub waiting: usize,
+    /// Directories copied since the start.
+    pub copied: u64,
+    /// Why copying does not work at present.
+    pub trouble: Option<String>,
+}
+
+/// The thread that copies.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    status: Arc<Mutex<Status>>,
+    bell: SyncSender<()>,
+}
+
+/// What is ready to be copied; decided by whoever knows the files.
+pub type Ready = Box<dyn Fn(&Path) -> bool + Send>;
+
+impl Remote {
+    /// Copies what is in the directories below `captures` from now on, those for which `ready` says so.
+    /// The thread ends with the process; what it was doing goes on with the next.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started.
+    pub fn spawn(settings: Settings, captures: PathBuf, ready: Ready) -> io::Result<Self> {
+        let (bell, rung) = sync_channel(1);
+        let remote = Self { status: Arc::default(), bell };
+        let status = Arc::clone(&remote.status);
+        thread::Builder::new()
+            .name("remote".into())
+            .spawn(move || Copier { settings, captures, ready, status, rung }.run())?;
+        Ok(remote)
+    }
+
+    /// Says that there may be something to copy.
+    pub fn look(&self) {
+        // A bell that has been rung is enough.
+        let _rung = self.bell.try_send(());
+    }
+
+    /// Returns how copying goes.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Copier {
+    settings: Settings,
+    captures: PathBuf,
+    ready: Ready,
+    status: Arc<Mutex<Status>>,
+    rung: Receiver<()>,
+}
+
+impl Copier {
+    fn run(self) {
+        let mut wait = EVERY;
+        loop {
+            let result = self.round();
+            let trouble = result.as_ref().err().map(|error| crate::chain(error));
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(trouble) = trouble.as_ref().filter(|_| status.trouble.is_none()) {
+                warn!(%trouble, "What was recorded cannot be copied; it stays here, and is tried again.");
+            } else if trouble.is_none() && status.trouble.is_some() {
+                info!("What was recorded is copied again.");
+            }
+            wait = if trouble.is_some() { (wait * 2).min(LONGEST) } else { EVERY };
+            status.trouble = trouble;
+            drop(status);
+            // Who asks in trouble has to wait as well: a store that is down is not to be hammered.
+            if result.is_err() {
+                thread::sleep(wait);
+            } else if let Err(std::sync::mpsc::RecvTimeoutError::Disconnected) = self.rung.recv_timeout(wait) {
+                return;
+            }
+        }
+    }
+
+    /// Copies everything that is ready, oldest first.
+    fn round(&self) -> Result<(), RemoteError> {
+        let mut waiting = waiting(&self.captures, &self.ready);
+        waiting.sort();
+        self.set_waiting(waiting.len());
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let store = Store::open(&self.settings)?;
+        for (done, dir) in waiting.iter().enumerate() {
+            copy_dir(&store, dir)?;
+            info!(directory = %dir.display(), bucket = %self.settings.bucket, "What was recorded was copied.");
+            self.status.lock().unwrap_or_else(PoisonError::into_inner).copied += 1;
+            self.set_waiting(waiting.len() - done - 1);
+        }
+        Ok(())
+    }
+
+    fn set_waiting(&self, waiting: usize) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).waiting = waiting;
+    }
+}
+
+/// Returns the directories that are to be copied and are not yet.
+fn waiting(captures: &Path, ready: &Ready) -> Vec<PathBuf> {
+    let dirs = fs::read_dir(captures).into_iter().flatten().flatten().map(|entry| entry.path());
+    dirs.filter(|dir| dir.is_dir() && ready(dir) && !is_copied(dir)).collect()
+}
+
+/// Returns whether all of a directory is copied.
+pub fn is_copied(dir: &Path) -> bool {
+    read(dir).get(LAST).is_some_and(|progress| progress.done)
+}
+
+/// Copies the files of a directory; [`LAST`] last.
+///
+/// # Errors
+/// See [`RemoteError`]; what is copied is written down.
+pub fn copy_dir(store: &Store, dir: &Path) -> Result<(), RemoteError> {
+    let failed = |source| RemoteError::File { path: dir.to_owned(), source };
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // Names that are not UTF-8, links and directories are not ours.
+        let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if let Some(name) = entry.file_name().to_str().filter(|name| plain && *name != STATE && !name.starts_with('.'))
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_by_key(|name| (name == LAST, name.clone()));
+    let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut all = read(dir);
+    for name in names {
+        let mut progress = all.get(&name).cloned().unwrap_or_default();
+        let mut save = |progress: &Progress| {
+            all.insert(name.clone(), progress.clone());
+            replace(&dir.join(STATE), &serde_json::to_vec(&all)?)
+        };
+        store.copy(&format!("{id}/{name}"), &dir.join(&name), &mut progress, &mut save)?;
+    }
+    Ok(())
+}
+
+/// Reads what is copied; what cannot be read is copied anew.
+fn read(dir: &Path) -> BTreeMap<String, Progress> {
+    fs::read(dir.join(STATE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
