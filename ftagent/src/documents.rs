@@ -53,3 +53,10 @@ fn metrics() {
     }
     check("METRICS.md", &text);
 }
+
+#[test]
+fn indicators() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/INDICATORS.md");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    check("INDICATORS.md", &crate::record::ioc::markdown(&text));
+}

@@ -35,3 +35,21 @@ pub fn drop_unneeded() -> Result<Vec<String>, Box<dyn std::error::Error + Send +
     kept.sort();
     Ok(kept)
 }
+
+/// Drops every capability of the calling thread but the one that the append-only flag of files needs, where
+/// it has that: what writes the audit log needs nothing else.
+///
+/// # Errors
+/// As [`drop_unneeded`].
+pub fn keep_for_audit() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let has = caps::read(None, CapSet::Permitted)?;
+    let needed = Capability::CAP_LINUX_IMMUTABLE;
+    let keep: CapsHashSet = [needed].into_iter().filter(|capability| has.contains(capability)).collect();
+    let none: CapsHashSet = HashSet::new();
+    caps::set(None, CapSet::Ambient, &none)?;
+    caps::set(None, CapSet::Inheritable, &none)?;
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
+}

@@ -3,11 +3,14 @@
 //! What surfaces show is published once a second and at every event, so that they never hold the
 //! lock that a tick needs; only commands that change something do, for moments.
 
+mod metrics;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
@@ -23,19 +26,25 @@ use crate::{
         baseline::{Checkpoint, Learning, View},
         destinations::DestinationView,
         incident::Entry,
+        input::{Input, WatchedRule},
         mitigate::{
-            Exempt, Mode, Wanted,
+            Exempt, Mode, RuleCount, Wanted,
             collateral::Collateral,
             memory::{self, Armed, Remembered},
         },
     },
-    rule::Action,
+    record::tape::{Decided, Fact, IfaceSeen, Images, Tape, TickRecord},
+    rule::FlowMatch,
     sense::{clock, meter::Observed},
     serve::protocol::{GuardStatus, TripwireStatus},
 };
 
+pub use metrics::BrainMetrics;
+
 /// Ticks between two publications.
 const PUBLISH_TICKS: u64 = 10;
+/// Ticks between two images of the whole core on the tape, while nothing is the matter.
+const STATE_TICKS: u64 = 150;
 /// What happened and was not recorded yet, at most.
 const PENDING: usize = 1024;
 /// Times to detect that are kept since the start.
@@ -53,6 +62,8 @@ struct Inner {
     rules: Mutex<Arc<RulesView>>,
     happened: SyncSender<Happened>,
     trouble: Mutex<Option<String>>,
+    /// What happened and found no room on its way to whoever records.
+    untold: AtomicU64,
 }
 
 /// The core, and what a tick needs beside it.
@@ -65,6 +76,12 @@ struct Core {
     gate: Option<Gate>,
     /// Absent until the kernel's tripwire is at hand.
     trap: Option<Trap>,
+    /// Absent where nothing is recorded.
+    tape: Option<Tape>,
+    /// The tick at which the whole core was put on it, and the generation of rules that was.
+    taped: u64,
+    wanted: u64,
+    images: Images,
     counts: Box<Counts>,
     packets: Vec<Packet>,
     ticks: u64,
@@ -74,6 +91,16 @@ struct Core {
     mitigated: BTreeSet<String>,
     mitigate_seconds: Vec<f64>,
     notices_total: u64,
+}
+
+/// What came of a tick.
+#[derive(Debug)]
+struct Outcome {
+    events: Vec<Event>,
+    /// What does not work about rules, once.
+    trouble: Option<String>,
+    /// The rules in the kernel are others.
+    changed: bool,
 }
 
 /// What the decisions look like at one instant.
@@ -95,28 +122,13 @@ struct Published {
     watched: BTreeMap<u32, Collateral>,
 }
 
-/// What metrics show of it.
-#[derive(Clone, Debug, Default)]
-pub struct BrainMetrics {
-    /// Everything that is known to be normal.
-    pub views: Vec<View>,
-    /// Open incidents by vector.
-    pub active: BTreeMap<Vector, usize>,
-    /// Incidents that opened since the start, by vector.
-    pub opened_total: BTreeMap<Vector, u64>,
-    /// Seconds from the beginning of each of them to its opening.
-    pub detect_seconds: Vec<f64>,
-    /// Seconds from the beginning of each to its first rule in force, where it got one.
-    pub mitigate_seconds: Vec<f64>,
-    /// Notices since the start.
-    pub notices_total: u64,
-}
-
 /// What is to be logged and recorded, away from the thread on which it happened.
 #[derive(Debug)]
 pub(super) enum Happened {
     /// An event, and the incident that it is about, as it was then.
     Event(Event, Option<Arc<Incident>>),
+    /// The rules in the kernel are others.
+    View(Arc<RulesView>),
     /// What does not work about rules, in words.
     Rules(String),
     /// Save everything and end.
@@ -134,6 +146,10 @@ impl Brain {
             mitigator: None,
             gate: None,
             trap: None,
+            tape: None,
+            taped: 0,
+            wanted: 0,
+            images: Images::default(),
             counts: Box::default(),
             packets: Vec::new(),
             ticks: 0,
@@ -144,8 +160,14 @@ impl Brain {
             notices_total: 0,
         };
         let published = Mutex::new(Arc::new(core.published(&[])));
-        let inner =
-            Inner { core: Mutex::new(core), published, rules: Mutex::default(), happened, trouble: Mutex::default() };
+        let inner = Inner {
+            core: Mutex::new(core),
+            published,
+            rules: Mutex::default(),
+            happened,
+            trouble: Mutex::default(),
+            untold: AtomicU64::new(0),
+        };
         (Self(Arc::new(inner)), events)
     }
 
@@ -153,13 +175,14 @@ impl Brain {
     pub fn observe(&self, observed: Observed<'_>) -> bool {
         let mut core = self.core();
         let at_ns = observed.at_ns;
-        let (events, trouble) = core.on_tick(observed);
+        let Outcome { events, trouble, changed } = core.on_tick(observed);
         if let Some(trouble) = trouble {
             self.tell(Happened::Rules(trouble));
         }
-        let changed = core.mitigator.as_mut().is_some_and(Mitigator::take_changed);
-        if changed && events.is_empty() {
-            self.publish_rules(&core);
+        if changed {
+            // Before the events that say why.
+            let view = self.publish_rules(&core);
+            self.tell(Happened::View(view));
         }
         let hasty = core.decider.is_hasty(at_ns);
         if !events.is_empty() || core.ticks.is_multiple_of(PUBLISH_TICKS) {
@@ -182,13 +205,14 @@ impl Brain {
                 Event::Notice { .. } => None,
             };
             // Whoever records may be stuck on a disk; the incident itself stays in the list.
-            let _full = self.0.happened.try_send(Happened::Event(event, about));
+            self.tell(Happened::Event(event, about));
         }
     }
 
-    fn publish_rules(&self, core: &Core) {
-        let view = core.mitigator.as_ref().map_or_else(RulesView::default, Mitigator::view);
-        *self.0.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    fn publish_rules(&self, core: &Core) -> Arc<RulesView> {
+        let view = Arc::new(core.mitigator.as_ref().map_or_else(RulesView::default, Mitigator::view));
+        *self.0.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
+        view
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -229,23 +253,6 @@ impl Brain {
         self.published().notices.clone()
     }
 
-    /// Returns what metrics show.
-    pub fn metrics(&self) -> BrainMetrics {
-        let published = self.published();
-        let mut active = BTreeMap::new();
-        for incident in published.incidents.iter().filter(|incident| incident.is_open()) {
-            *active.entry(incident.vector).or_default() += 1;
-        }
-        BrainMetrics {
-            views: published.baselines.clone(),
-            active,
-            opened_total: published.opened.clone(),
-            detect_seconds: published.detect_seconds.clone(),
-            mitigate_seconds: published.mitigate_seconds.clone(),
-            notices_total: published.notices_total,
-        }
-    }
-
     /// Takes the kernel's rules over; from now on rules are put into force.
     pub(super) fn arm(&self, mitigator: Mitigator) {
         self.core().mitigator = Some(mitigator);
@@ -269,6 +276,13 @@ impl Brain {
         (published.guard.clone(), published.tripwire.clone())
     }
 
+    /// Puts everything that reaches the core, and what it decides, on a tape from now on.
+    pub(super) fn set_tape(&self, tape: Tape) {
+        let mut core = self.core();
+        core.tape = Some(tape);
+        core.tape_state(true);
+    }
+
     /// Takes a new reading of the kernel's clock.
     pub(super) fn set_beat(&self, beat: Beat) {
         if let Some(mitigator) = &mut self.core().mitigator {
@@ -278,9 +292,7 @@ impl Brain {
 
     /// Says what no rule may match, and whether rules are made and drop.
     pub(super) fn set_bounds(&self, exempt: Exempt, mode: Mode) {
-        let mut core = self.core();
-        core.decider.set_exempt(exempt);
-        core.decider.set_mode(mode);
+        self.core().put(Input::Bounds { exempt, mode });
     }
 
     /// Takes the rules of operators, in force when this returns.
@@ -289,10 +301,29 @@ impl Brain {
     /// The rules that are not in force.
     pub(super) fn set_operators(&self, rules: Vec<OperatorRule>) -> Result<(), Vec<Failure>> {
         let mut core = self.core();
+        if core.mitigator.is_none() {
+            return Ok(());
+        }
+        let of = |rule: &OperatorRule| WatchedRule {
+            id: rule.id,
+            matches: rule.matches.clone(),
+            counts: rule.action.only_looks(),
+        };
+        core.put(Input::Watch(rules.iter().map(of).collect()));
         let Core { decider, mitigator: Some(mitigator), .. } = &mut *core else { return Ok(()) };
-        let of = |rule: &OperatorRule| (rule.id, rule.matches.clone(), rule.action == Action::Count);
-        decider.watch(rules.iter().map(of));
         let result = mitigator.set_operators(rules, clock::monotonic_ns(), decider.wanted());
+        self.publish(&mut core, Vec::new());
+        result
+    }
+
+    /// Says of which packets the kernel gives every one to whoever records, see [`Mitigator::set_captures`].
+    ///
+    /// # Errors
+    /// The rules that are not in force.
+    pub(super) fn set_captures(&self, captures: Vec<(u32, FlowMatch, u64)>) -> Result<(), Vec<Failure>> {
+        let mut core = self.core();
+        let Core { decider, mitigator: Some(mitigator), .. } = &mut *core else { return Ok(()) };
+        let result = mitigator.set_captures(captures, clock::monotonic_ns(), decider.wanted());
         self.publish(&mut core, Vec::new());
         result
     }
@@ -307,7 +338,7 @@ impl Brain {
         let view = self.rules();
         // What is armed is remembered, and armed again only where clean traffic is known to allow it.
         let own = view.rules.iter().filter(|live| match live.owner {
-            Owner::Operator(_) => false,
+            Owner::Operator(_) | Owner::Capture(_) => false,
             Owner::Decision(id) => !memory::is_armed(id),
             Owner::Inherited => true,
         });
@@ -332,7 +363,7 @@ impl Brain {
     /// Takes the operator's word that the present load is normal.
     pub fn accept(&self) -> Vec<Event> {
         let mut core = self.core();
-        let events = core.decider.accept(now());
+        let events = core.put(Input::Accept(now()));
         self.publish(&mut core, events.clone());
         events
     }
@@ -340,7 +371,7 @@ impl Brain {
     /// Forgets everything that was learned, of one class or of all.
     pub fn reset(&self, class: Option<TrafficClass>) {
         let mut core = self.core();
-        core.decider.reset(class);
+        core.put(Input::Reset(class.map(|class| class.as_str().to_owned())));
         self.publish(&mut core, Vec::new());
     }
 
@@ -363,6 +394,7 @@ impl Brain {
         let mut core = self.core();
         // Another node's sockets are not ours.
         core.decider.restore(Checkpoint { sockets: None, ..checkpoint })?;
+        core.tape_state(true);
         self.publish(&mut core, Vec::new());
         Ok(())
     }
@@ -378,25 +410,76 @@ impl Brain {
 
     /// Passes something on to whoever records.
     pub(super) fn tell(&self, happened: Happened) -> bool {
-        self.0.happened.try_send(happened).is_ok()
+        let told = self.0.happened.try_send(happened).is_ok();
+        if !told {
+            self.0.untold.fetch_add(1, Ordering::Relaxed);
+        }
+        told
+    }
+
+    /// Returns how much found no room since this was last asked.
+    pub(super) fn take_untold(&self) -> u64 {
+        self.0.untold.swap(0, Ordering::Relaxed)
     }
 }
 
 impl Core {
-    /// The second value is what does not work about rules, once.
-    fn on_tick(&mut self, observed: Observed<'_>) -> (Vec<Event>, Option<String>) {
+    /// Gives the core what did not come with a tick.
+    fn put(&mut self, input: Input) -> Vec<Event> {
+        if let Some(tape) = &mut self.tape {
+            tape.put(Fact::Input(Box::new(input.clone())));
+        }
+        self.decider.put(input)
+    }
+
+    /// Puts the whole core on the tape: whoever replays begins here.
+    fn tape_state(&mut self, breaks: bool) {
+        let Self { tape: Some(tape), decider, images, .. } = self else { return };
+        if !tape.has_room_for_image() {
+            // One for every tick that finds no room would fill the memory: later, and one for all of them.
+            return if breaks {
+                tape.owe_image()
+            };
+        }
+        self.taped = self.ticks;
+        tape.put(Fact::State(images.take(decider, breaks)));
+    }
+
+    /// Puts a tick on the tape, and now and then, while nothing is the matter, the whole core.
+    fn tape_tick(&mut self, observed: &Observed<'_>, counted: Vec<RuleCount>, events: &[Event], changed: bool) {
+        let Self { decider, mitigator, tape: Some(tape), .. } = self else { return };
+        let Decided { events, incidents, wanted } = Decided::of(decider, events.to_vec(), &mut self.wanted);
+        let slots = changed.then(|| mitigator.as_ref().map(Mitigator::slots).unwrap_or_default());
+        tape.put(Fact::Tick(Box::new(TickRecord {
+            now: Now { mono_ns: observed.at_ns, unix_ms: observed.unix_ms },
+            elapsed_ns: observed.elapsed_ns,
+            counts: self.counts.clone(),
+            samples: observed.samples.to_vec(),
+            outbound: None,
+            host: observed.host.clone(),
+            rules: counted,
+            ifaces: observed.ifaces.iter().map(IfaceSeen::from).collect(),
+            events,
+            incidents,
+            wanted,
+            slots,
+        })));
+        let calm = !decider.incidents().any(Incident::is_open);
+        let lost = tape.take_lost();
+        if lost || calm && self.ticks.saturating_sub(self.taped) >= STATE_TICKS {
+            self.tape_state(lost);
+        }
+    }
+
+    fn on_tick(&mut self, observed: Observed<'_>) -> Outcome {
         self.ticks += 1;
         let Self { decider, mitigator, .. } = self;
         for (count, seen) in self.counts.classes.iter_mut().zip(observed.classes) {
             *count = ClassCount { packets: seen.packets, bytes: seen.bytes, dropped: seen.dropped };
         }
-        self.packets.clear();
-        self.packets.extend(observed.samples.iter().map(Packet::of_sample));
-        // Every CPU writes its samples in order; those of several may cross.
-        if !self.packets.is_sorted_by_key(|packet| packet.time_ns) {
-            self.packets.sort_by_key(|packet| packet.time_ns);
-        }
+        Packet::of_samples(observed.samples, &mut self.packets);
         let counted = mitigator.as_mut().map_or(&[][..], |mitigator| mitigator.counts(observed.elapsed_ns));
+        let taped = self.tape.is_some().then(|| counted.to_vec());
         let events = decider.on_tick(&Tick {
             now: Now { mono_ns: observed.at_ns, unix_ms: observed.unix_ms },
             elapsed_ns: observed.elapsed_ns,
@@ -414,7 +497,11 @@ impl Core {
             trap.follow(now_ns, decider.ceilings());
         }
         let trouble = mitigator.as_mut().and_then(|mitigator| mitigator.follow(now_ns, decider.wanted()));
-        (events, trouble)
+        let changed = mitigator.as_mut().is_some_and(Mitigator::take_changed);
+        if let Some(counted) = taped {
+            self.tape_tick(&observed, counted, &events, changed);
+        }
+        Outcome { events, trouble, changed }
     }
 
     /// Counts what the metrics count.
@@ -500,101 +587,4 @@ pub(super) fn now() -> Now {
 }
 
 #[cfg(test)]
-mod tests {
-    use ftagent_common::{
-        reason::verdict,
-        sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
-    };
-
-    use super::*;
-    use crate::sense::meter::{Classes, Counted};
-
-    const MS: u64 = 1_000_000;
-
-    fn syn() -> SampleRecord {
-        let mut data = [0; SAMPLE_BYTES];
-        // An Ethernet header, IPv4 from 192.0.2.1 to 198.51.100.1, and a SYN to port 443.
-        data[12..14].copy_from_slice(&[8, 0]);
-        data[14..34].copy_from_slice(&[69, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1]);
-        data[34..54].copy_from_slice(&[156, 64, 1, 187, 0, 0, 0, 1, 0, 0, 0, 0, 80, 2, 250, 240, 0, 0, 0, 0]);
-        let header = SampleHeader {
-            time_ns: 0,
-            wire_bytes: 60,
-            stride: 1,
-            captured: 60,
-            slot: 0,
-            class: TrafficClass::TcpSyn.index() as u8,
-            verdict: verdict::DROP as u8,
-            reason: 0,
-            socket: 0,
-            rule: 0,
-            cpu: 0,
-            flags: 0,
-        };
-        SampleRecord { header, data }
-    }
-
-    /// Lets a brain see ticks of 100 ms with so many SYNs each.
-    fn see(brain: &Brain, ticks: std::ops::Range<u64>, packets: u64) {
-        let mut classes: Classes = [Counted::default(); TrafficClass::COUNT];
-        classes[TrafficClass::TcpSyn.index()] = Counted { packets, bytes: packets * 60, dropped: 0 };
-        for tick in ticks {
-            brain.observe(Observed {
-                at_ns: (tick + 1) * 100 * MS,
-                unix_ms: 1_700_000_000_000 + tick as i64 * 100,
-                elapsed_ns: 100 * MS,
-                classes: &classes,
-                samples: &[syn(); 3],
-                host: None,
-            });
-        }
-    }
-
-    #[test]
-    fn samples_are_decoded_as_the_kernel_counted_them() {
-        let packet = Packet::of_sample(&syn());
-        assert_eq!((packet.class, packet.wire, packet.dropped), (TrafficClass::TcpSyn, 60, true));
-        let ends = packet.ends.map(|(src, dst)| (src.to_string(), dst.to_string()));
-        assert_eq!(ends, Some(("192.0.2.1".into(), "198.51.100.1".into())));
-        assert_eq!((packet.dport, packet.ttl), (443, 64));
-        let mut odd = syn();
-        (odd.header.captured, odd.header.class) = (u16::MAX, u8::MAX);
-        assert_eq!(Packet::of_sample(&odd).dport, 443, "a record that makes no sense is no reason to fall");
-    }
-
-    #[test]
-    fn ticks_become_baselines_and_commands_show_at_once() {
-        let (brain, events) = Brain::new(decider(3, Mode::Enforce).unwrap());
-        let rate = |brain: &Brain| brain.baselines().iter().find(|v| v.class == "tcp_syn").map(|view| view.baseline);
-        assert_eq!(rate(&brain), None);
-        see(&brain, 0..100, 40);
-        let learned = rate(&brain).unwrap();
-        assert!((300.0..500.0).contains(&learned), "{learned}");
-        assert_eq!(brain.learning().trust_after_s, 3);
-        let checkpoint = brain.export();
-        brain.reset(None);
-        assert_ne!(rate(&brain), Some(learned), "forgotten");
-        brain.import(checkpoint.clone()).unwrap();
-        assert_eq!(rate(&brain), Some(learned));
-        assert!(brain.import(Checkpoint { version: Checkpoint::VERSION + 1, ..checkpoint }).is_err());
-        assert_eq!(rate(&brain), Some(learned), "what cannot be used changes nothing");
-        let told = brain.accept();
-        assert_eq!(brain.notices().iter().rev().take(told.len()).count(), told.len());
-        assert_eq!(brain.metrics().notices_total, brain.notices().len() as u64);
-        let heard = events.try_iter().filter(|happened| matches!(happened, Happened::Event(..))).count();
-        assert_eq!(heard as u64, brain.metrics().notices_total, "and whoever records hears of all");
-    }
-
-    #[test]
-    fn nobody_who_listens_holds_up_no_tick() {
-        let (brain, events) = Brain::new(decider(1, Mode::Enforce).unwrap());
-        for _ in 0..2 * PENDING {
-            brain.accept();
-        }
-        see(&brain, 0..10, 1);
-        assert_eq!(events.try_iter().count(), PENDING);
-        drop(events);
-        brain.accept();
-        assert!(!brain.tell(Happened::Event(Event::Notice { what: String::new() }, None)));
-    }
-}
+mod tests;

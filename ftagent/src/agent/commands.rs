@@ -7,12 +7,13 @@ use ipnet::IpNet;
 use serde_json::{Value, json, to_value};
 use tracing::{error, info, warn};
 
-use super::Agent;
+use super::{Agent, audit::actor};
 use crate::{
     act::store::origin,
     bpf::lists::Which,
     config::Config,
     feeds::Feeds,
+    record::audit::Actor,
     serve::{
         control::Caller,
         protocol::{Answer, Entry, Request, Rules},
@@ -22,13 +23,13 @@ use crate::{
 impl Agent {
     /// Does what is asked. The second value says whether it was done.
     pub(super) fn answer(&mut self, request: Request, caller: &Caller) -> (Answer, bool) {
-        match self.carry_out(request, caller) {
+        match self.audited(request, caller) {
             Ok(data) => (Answer::Done { data }, true),
             Err(error) => (Answer::Refused { error: format!("{error:#}") }, false),
         }
     }
 
-    fn carry_out(&mut self, request: Request, caller: &Caller) -> Result<Value> {
+    pub(super) fn carry_out(&mut self, request: Request, caller: &Caller) -> Result<Value> {
         match request {
             Request::Status => Ok(to_value(self.status())?),
             Request::Rules => Ok(to_value(self.rules())?),
@@ -46,7 +47,11 @@ impl Agent {
             Request::BaselineReset { class } => Ok(to_value(self.forget(class.as_deref(), caller)?)?),
             Request::BaselineExport => Ok(Value::String(serde_json::to_string(&self.brain.export())?)),
             Request::BaselineImport { checkpoint } => Ok(to_value(self.import(&checkpoint, caller)?)?),
-            Request::Reload => self.reload().map(|()| Value::Null),
+            // It is in the audit log, which is all that was asked for.
+            Request::Accessed(_) => Ok(Value::Null),
+            Request::CaptureStart(asked) => self.start_capture(*asked, caller),
+            Request::CaptureStop { name } => self.stop_capture(name.as_deref()),
+            Request::Reload => self.reload(actor(caller)).map(|()| Value::Null),
             Request::Detach => self.detach(caller),
         }
     }
@@ -120,7 +125,7 @@ impl Agent {
     }
 
     /// Reads the configuration again and takes what can change while running, or nothing.
-    pub(super) fn reload(&mut self) -> Result<()> {
+    pub(super) fn reload(&mut self, by: Actor) -> Result<()> {
         let config = Config::load(self.config_path.as_deref())?;
         let fixed = [
             ("interfaces", config.interfaces == self.config.interfaces),
@@ -129,6 +134,9 @@ impl Agent {
             ("log", config.log == self.config.log),
             ("sampling", config.sampling == self.config.sampling),
             ("learning", config.learning == self.config.learning),
+            ("audit", config.audit == self.config.audit),
+            ("remote", config.remote == self.config.remote),
+            ("capture", config.capture == self.config.capture),
         ];
         for (section, same) in fixed {
             if !same {
@@ -142,9 +150,21 @@ impl Agent {
             self.apply_reloaded()?;
             return Err(error);
         }
+        self.audit_config(&old, by);
         // What needs a restart keeps its old value until then.
-        let Config { interfaces, paths, metrics, log, sampling, learning, .. } = old;
-        self.config = Config { interfaces, paths, metrics, log, sampling, learning, ..self.config.clone() };
+        let Config { interfaces, paths, metrics, log, sampling, learning, audit, capture, remote, .. } = old;
+        self.config = Config {
+            interfaces,
+            paths,
+            metrics,
+            log,
+            sampling,
+            learning,
+            audit,
+            capture,
+            remote,
+            ..self.config.clone()
+        };
         self.config_loaded = SystemTime::now();
         Ok(())
     }

@@ -97,10 +97,10 @@ fn try_rules(packet: &Packet, rules: &[&Live], detail: bool) -> (Vec<RuleVerdict
         let rule = &live.wanted.rule;
         let mismatches = rule.matches.mismatches(&subject);
         let hit = mismatches.is_empty();
-        let decides = hit && by_rule.is_none() && rule.action != Action::Count;
+        let decides = hit && by_rule.is_none() && !rule.action.only_looks();
         let id = match live.owner {
             Owner::Operator(id) | Owner::Decision(id) => id,
-            Owner::Inherited => live.wanted.id,
+            Owner::Inherited | Owner::Capture(_) => live.wanted.id,
         };
         if decides {
             verdict = if rule.action == Action::Drop { Verdict::Drop } else { Verdict::Limit };

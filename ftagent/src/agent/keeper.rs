@@ -15,13 +15,16 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::brain::{self, Brain, Happened, seconds};
+use super::{
+    brain::{self, Brain, Happened, seconds},
+    trail::Trail,
+};
 use crate::{
     decide::{
         Event, Incident,
         mitigate::{Mode, Wanted, memory::Remembered},
     },
-    record::{baseline, incidents::IncidentLog, rules},
+    record::{audit::AuditLog, baseline, incidents::IncidentLog, rules},
 };
 
 /// Time between two checkpoints of the baseline, and to the next try after one that failed.
@@ -91,13 +94,13 @@ impl Keeper {
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub(super) fn spawn(self) -> io::Result<Running> {
-        let brain = self.brain.clone();
-        thread::Builder::new().name("record".into()).spawn(move || self.run())?;
+    pub(super) fn spawn(self, log: &AuditLog) -> io::Result<Running> {
+        let (brain, trail) = (self.brain.clone(), Trail::new(log.clone()));
+        thread::Builder::new().name("record".into()).spawn(move || self.run(trail))?;
         Ok(Running { brain })
     }
 
-    fn run(mut self) {
+    fn run(mut self, mut trail: Trail) {
         let now = Instant::now();
         let (mut incidents_due, mut checkpoint_due, mut rules_due) = (now, now + CHECKPOINT, now + RULES);
         let mut changed = BTreeSet::new();
@@ -108,17 +111,21 @@ impl Keeper {
             match self.events.recv_timeout(wait) {
                 Ok(Happened::Event(event, incident)) => {
                     tell(&event, incident.as_deref());
+                    trail.event(&event, incident.as_deref());
                     // What merely changed can wait, and so can everything while the disk is in trouble.
                     if !matches!(event, Event::Changed { .. }) && incidents_trouble.is_none() {
                         incidents_due = Instant::now();
                     }
                     changed.extend(incident.map(|incident| incident.id.clone()));
                 }
+                Ok(Happened::View(view)) => trail.rules(&view),
                 Ok(Happened::Rules(what)) => warn!(%what, "Rules are not as they are wanted."),
                 Ok(Happened::Stop(done)) => end = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            trail.look(&self.brain);
+            trail.lose(self.brain.take_untold());
             let now = Instant::now();
             if end.is_some() || now >= incidents_due {
                 incidents_trouble = self.write_incidents(&mut changed).err().map(|error| trouble("incidents", &error));

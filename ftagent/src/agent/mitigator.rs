@@ -12,7 +12,8 @@ use crate::{
     },
     bpf::{LoadError, clock::JiffyClock, rules::RulesError},
     decide::mitigate::{RuleCount, Wanted},
-    rule::Action,
+    record::tape::SlotRule,
+    rule::{Action, FlowMatch, Origin, Rule},
     sense::clock,
 };
 
@@ -23,6 +24,8 @@ const EVERY_NS: u64 = 1_000_000_000;
 const DECIDED: u32 = 1 << 30;
 /// Ids of rules of an earlier life, from here on.
 const INHERITED: u32 = 2 << 30;
+/// Ids of what is captured, from here on; the kernel tries them first all the same.
+const CAPTURES: u32 = 3 << 30;
 
 /// What puts rules into force.
 pub(super) trait Plane: fmt::Debug + Send {
@@ -84,6 +87,19 @@ pub(super) enum Owner {
     Decision(u32),
     /// One of an earlier life of the daemon.
     Inherited,
+    /// What is captured, with its number.
+    Capture(u32),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator(id) => write!(f, "operator's rule {id}"),
+            Self::Decision(id) => write!(f, "rule {id}"),
+            Self::Capture(number) => write!(f, "capture {number}"),
+            Self::Inherited => f.write_str("rule of an earlier life"),
+        }
+    }
 }
 
 /// A rule in the kernel, and what it did in this life of the daemon.
@@ -135,6 +151,8 @@ pub(super) struct Mitigator {
     plane: Box<dyn Plane>,
     beat: Beat,
     operators: Vec<OperatorRule>,
+    /// What is captured: number, match, and when it ends.
+    captures: Vec<(u32, FlowMatch, u64)>,
     inherited: Vec<(Wanted, u64)>,
     live: BTreeMap<u32, Live>,
     generation: Option<u64>,
@@ -165,6 +183,7 @@ impl Mitigator {
             plane,
             beat,
             operators: Vec::new(),
+            captures: Vec::new(),
             inherited: inherited.into_iter().zip(INHERITED..).map(ends).collect(),
             live: BTreeMap::new(),
             generation: None,
@@ -252,6 +271,22 @@ impl Mitigator {
         if self.failures.is_empty() { Ok(()) } else { Err(self.failures.clone()) }
     }
 
+    /// Has the kernel give whoever records every packet that one of these matches, by number and end
+    /// (monotonic nanoseconds), from when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::set_operators`].
+    pub(super) fn set_captures(
+        &mut self,
+        captures: Vec<(u32, FlowMatch, u64)>,
+        now_ns: u64,
+        decided: (&[Wanted], u64),
+    ) -> Result<(), Vec<Failure>> {
+        self.captures = captures;
+        self.apply(now_ns, decided);
+        if self.failures.is_empty() { Ok(()) } else { Err(self.failures.clone()) }
+    }
+
     fn apply(&mut self, now_ns: u64, (decided, generation): (&[Wanted], u64)) {
         (self.generation, self.applied_ns) = (Some(generation), Some(now_ns));
         let wanted = self.gather(now_ns, decided);
@@ -295,7 +330,14 @@ impl Mitigator {
             let ttl_ms = ends_ns.saturating_sub(now_ns) / 1_000_000;
             (Wanted { ttl_ms, ..wanted.clone() }, Owner::Inherited, Some(*ends_ns))
         });
-        operators.chain(own).chain(inherited).take(RULES).collect()
+        let captures = self.captures.iter().filter(|(.., ends_ns)| *ends_ns > now_ns);
+        let captures = captures.map(|(number, matches, ends_ns)| {
+            let (id, ttl_ms) = (CAPTURES.saturating_add(*number), ends_ns.saturating_sub(now_ns) / 1_000_000);
+            let (origin, reason) = (Origin::default(), String::new());
+            let rule = Rule { matches: matches.clone(), action: Action::Capture, origin, reason };
+            (Wanted { id, rule, ttl_ms }, Owner::Capture(*number), Some(*ends_ns))
+        });
+        captures.chain(operators).chain(own).chain(inherited).take(RULES).collect()
     }
 
     fn reconcile(&mut self, now_ns: u64) {
@@ -331,6 +373,19 @@ impl Mitigator {
     /// Returns whether the rules are others than when this was last asked.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Returns the rules in the kernel, by slot, for who reads samples.
+    pub(super) fn slots(&self) -> Vec<SlotRule> {
+        let of = |live: &Live| {
+            Some(SlotRule {
+                slot: live.slot?,
+                owner: live.owner.to_string(),
+                matches: live.wanted.rule.matches.to_string(),
+                action: live.wanted.rule.action.to_string(),
+            })
+        };
+        self.live.values().filter_map(of).collect()
     }
 
     /// Returns how things are.

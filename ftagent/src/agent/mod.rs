@@ -4,8 +4,10 @@
 //! a tick a second, one at a time. The poll loop and the metrics have threads of their own and
 //! never wait for it.
 
+mod audit;
 mod bounds;
 pub mod brain;
+mod capture;
 mod commands;
 mod explain;
 mod gate;
@@ -15,13 +17,16 @@ mod knowledge;
 mod mitigator;
 mod report;
 mod rules;
+mod start;
+mod trail;
 mod trap;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -33,10 +38,7 @@ use ftagent_common::{
     abi::{Sampling, maps},
     class::CLASS_SLOTS,
 };
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-};
+use nix::fcntl::Flock;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -50,6 +52,7 @@ use self::{
     iface::{Failures, Iface, State},
     keeper::{Keeper, Opened},
     rules::mode_of,
+    start::{check_privileges, interface_names, load, lock, lock_state},
 };
 use crate::{
     act::{
@@ -65,10 +68,14 @@ use crate::{
         lists::Lists,
         load::{fd, open_map},
         pins::Pins,
-        slots,
     },
-    config::{AttachMode, Config, InterfaceName, Metrics},
+    config::{AttachMode, Config, Metrics},
     feeds::{FeedEventKind, FeedState, Feeds},
+    record::{
+        audit::{AuditLog, Entry},
+        recorder::Handle,
+        remote::Remote,
+    },
     sense::{
         host::{
             Guard, HostFacts, HostRoot, udp_services,
@@ -100,6 +107,15 @@ pub struct Agent {
     brain: Brain,
     /// Taken by the thread that records, once that starts.
     keeper: Option<Keeper>,
+    audit: AuditLog,
+    /// The states of interfaces that the audit log knows.
+    seen_states: BTreeMap<String, &'static str>,
+    /// Absent where nothing is recorded.
+    recorder: Option<Handle>,
+    /// Captures of whole packets.
+    whole: Vec<capture::Whole>,
+    /// Absent where nothing is copied.
+    remote: Option<Remote>,
     host: HostRoot,
     facts: Option<(Instant, HostFacts)>,
     service_ports: Vec<u16>,
@@ -130,10 +146,17 @@ impl Agent {
     /// are.
     pub fn start(config: Config, config_path: Option<PathBuf>) -> Result<Self> {
         check_privileges()?;
-        let host = HostRoot::default();
         std::fs::create_dir_all(&config.paths.state)
             .with_context(|| format!("creating the state directory {}", config.paths.state.display()))?;
         let state_lock = lock_state(&config.paths.state)?;
+        let log = audit::open(&config).context("starting the audit log")?;
+        Self::open(config, config_path, state_lock, log.clone()).inspect_err(|error| {
+            audit::close(&log, &Err(anyhow::anyhow!("{error:#}")));
+        })
+    }
+
+    fn open(config: Config, config_path: Option<PathBuf>, state_lock: Flock<File>, audit: AuditLog) -> Result<Self> {
+        let host = HostRoot::default();
         let names = interface_names(&config, &host)?;
         let pins = Pins::prepare(&config.paths.bpffs)?;
         let pins_lock = lock(&config.paths.bpffs, File::open(&config.paths.bpffs), "the pins in")?;
@@ -175,6 +198,11 @@ impl Agent {
             sources: Arc::default(),
             brain,
             keeper: Some(keeper),
+            audit,
+            seen_states: BTreeMap::new(),
+            recorder: None,
+            whole: Vec::new(),
+            remote: None,
             host,
             facts: None,
             service_ports: Vec::new(),
@@ -196,7 +224,14 @@ impl Agent {
     ///
     /// # Errors
     /// Where a surface cannot be set up or an interface not be protected.
-    pub fn run(mut self) -> Result<Ended> {
+    pub fn run(self) -> Result<Ended> {
+        let log = self.audit.clone();
+        let ended = self.live();
+        audit::close(&log, &ended);
+        ended
+    }
+
+    fn live(mut self) -> Result<Ended> {
         let socket = self.config.paths.socket.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
@@ -213,9 +248,11 @@ impl Agent {
                 Ok(kept) => info!(?kept, "Capabilities that are not needed any more were dropped."),
                 Err(error) => warn!(%error, "Capabilities could not be dropped."),
             }
-            let keeper = self.keeper.take().context("the agent runs once")?.spawn().context("starting to record")?;
+            let keeper =
+                self.keeper.take().context("the agent runs once")?.spawn(&self.audit).context("starting to record")?;
             let (shared, latest) = (Arc::clone(&self.sources.shared), Arc::new(Latest::default()));
             watch::spawn(self.host.clone(), Arc::clone(&latest)).context("starting to watch the host")?;
+            self.start_recorder()?;
             let poll = self.poll(&latest)?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
             self.publish_facts();
             if let Some(listener) = listener {
@@ -233,6 +270,7 @@ impl Agent {
                 error!("The poll loop had panicked.");
             }
             keeper.stop();
+            self.recorder.take().into_iter().for_each(Handle::end);
             Ok(ended)
         })
     }
@@ -253,7 +291,7 @@ impl Agent {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => match self.reload() {
+                _ = hangup.recv() => match self.hung_up() {
                     Ok(()) => info!("The configuration was read again."),
                     Err(error) => error!(error = format!("{error:#}"), "The configuration was not taken; the old one stays."),
                 },
@@ -294,7 +332,9 @@ impl Agent {
             let seen = snapshot.ifaces.iter().find(|s| s.slot == iface.slot).map_or(0, |s| s.total.seen());
             iface::watch(iface, &self.pins, &mut self.failures, window, seen);
         }
+        self.audit_interfaces();
         self.end_rules();
+        self.end_captures();
         let every = self.config.feed.reload_interval.as_secs().max(1);
         if self.ticks.is_multiple_of(every)
             && let Err(error) = self.poll_feeds(false)
@@ -346,11 +386,13 @@ impl Agent {
                 Ok(Outcome::Fresh) => fresh.push(iface.name.clone()),
                 Ok(Outcome::TakenOver) => {}
                 Err(error) => {
+                    self.audit_interfaces();
                     self.undo(&fresh);
                     return Err(error.into());
                 }
             }
         }
+        self.audit_interfaces();
         self.release_others();
         self.drop_older_versions();
         self.sources.shared.set_targets(
@@ -377,7 +419,11 @@ impl Agent {
         let others = self.pins.links().into_iter();
         for (ifindex, pin) in others.filter(|(index, _)| !self.ifaces.iter().any(|i| i.attached() == Some(*index))) {
             match std::fs::remove_file(&pin) {
-                Ok(()) => warn!(ifindex, "An interface that the configuration does not name any more was released."),
+                Ok(()) => {
+                    warn!(ifindex, "An interface that the configuration does not name any more was released.");
+                    let why = "the configuration does not name it any more";
+                    self.audit.after(Entry::new("interface.release", ifindex.to_string()).because(why));
+                }
                 Err(error) => warn!(pin = %pin.display(), %error, "A pin that nothing needs could not be removed."),
             }
         }
@@ -427,6 +473,7 @@ impl Agent {
         let guard = self.guard();
         let events = self.feeds.poll(&guard);
         for event in &events {
+            self.audit_feed(event);
             let feed = &event.name;
             match &event.kind {
                 FeedEventKind::Accepted { change, report } => {
@@ -503,85 +550,11 @@ impl Agent {
             config_loaded: unix(self.config_loaded),
             detection: self.detection(),
             mitigation: self.mitigation_metrics(),
+            audit: self.audit.metrics(),
+            capture: self.capture_status(),
         };
         *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
-}
-
-/// The kernel would only say that something is not permitted, and after half of the work.
-fn check_privileges() -> Result<()> {
-    match crate::privileges::missing() {
-        Ok(missing) if missing.is_empty() => Ok(()),
-        Ok(missing) => bail!(
-            "this process lacks {}: run it as root, or give its service all of CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-            missing.join(", ")
-        ),
-        Err(error) => {
-            warn!(%error, "The capabilities of this process could not be read.");
-            Ok(())
-        }
-    }
-}
-
-/// Makes sure that this is the only daemon with this state directory.
-fn lock_state(state: &Path) -> Result<Flock<File>> {
-    lock(state, File::create(state.join("lock")), "the state directory")
-}
-
-/// Makes sure that this is the only daemon with this directory of state or pins: two would undo
-/// each other's lists, and the second would take the first one's attachments over.
-fn lock(dir: &Path, file: io::Result<File>, what: &str) -> Result<Flock<File>> {
-    let dir = dir.display();
-    let file = file.with_context(|| format!("opening the lock of {what} {dir}"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => anyhow::anyhow!("another ftagent runs with {what} {dir}: stop it first"),
-        errno => anyhow::Error::new(errno).context(format!("locking {what} {dir}")),
-    })
-}
-
-/// Resolves `auto` and checks that every interface exists.
-fn interface_names(config: &Config, host: &HostRoot) -> Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for wanted in &config.interfaces.names {
-        match wanted {
-            InterfaceName::Named(name) => names.push(name.clone()),
-            InterfaceName::Auto => {
-                let facts = HostFacts::read(host);
-                let found = facts.default_interfaces();
-                if found.is_empty() {
-                    bail!(
-                        "no interface has a default route: name one in `interfaces.names` (or `ftagent run --interface NAME`)"
-                    );
-                }
-                names.extend(found.into_iter().map(str::to_owned));
-            }
-        }
-    }
-    names.sort();
-    names.dedup();
-    for name in &names {
-        if bpf::attach::ifindex(name).is_none() {
-            bail!("there is no interface `{name}`: `ip link` lists those there are");
-        }
-    }
-    Ok(names)
-}
-
-/// Loads one object for each interface. Slots come from a map, so the first is loaded twice
-/// where its slot is not 0.
-fn load(names: &[String], mode: Mode, pins: &Pins) -> Result<Vec<Iface>> {
-    let Some(first) = names.first() else { bail!("no interface is configured") };
-    let probe = Iface::load(first, 0, mode, pins)?;
-    base::pin_layout(pins)?;
-    let slots = slots::assign(&probe.ebpf, names)?;
-    let mut probe = Some(probe).filter(|_| slots.first() == Some(&0));
-    let pairs = names.iter().zip(slots);
-    pairs
-        .map(|(name, slot)| match probe.take() {
-            Some(loaded) => Ok(loaded),
-            None => Ok(Iface::load(name, slot, mode, pins)?),
-        })
-        .collect()
 }
 
 /// Tells systemd, where it is listening.

@@ -14,9 +14,10 @@ use super::{
 };
 use crate::{
     bpf::lists::Which,
-    config::MitigationMode,
+    config::{MitigationMode, OnAuditFailure},
     decide::Incident,
     feeds::{FeedState, FeedStatus},
+    record::audit::AuditStatus,
     sense::window::{IfaceSnapshot, Rate},
     serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status, TripwireStatus},
 };
@@ -63,7 +64,9 @@ impl Agent {
             incidents: self.brain.incidents().into_iter().filter(Incident::is_open).collect(),
             notices: self.recent_notices(),
             guard,
+            capture: self.capture_status(),
             tripwire: tripwire.map(|tripwire| TripwireStatus { early_ticks, ..tripwire }),
+            audit: self.audit.status(),
         }
     }
 
@@ -86,9 +89,29 @@ impl Agent {
             .chain(unsaved)
             .chain(self.rules_trouble())
             .chain(self.brain.trouble())
+            .chain(self.audit_warnings())
+            .chain(self.capture_status().and_then(|capture| capture.trouble))
+            .chain(self.remote_trouble())
             .chain(errors)
             .chain(self.warnings.iter().cloned())
             .collect()
+    }
+}
+
+impl Agent {
+    /// Returns what the operator should know of the audit log.
+    fn audit_warnings(&self) -> Vec<String> {
+        let Some(AuditStatus { lost, trouble, found, .. }) = self.audit.status() else { return Vec::new() };
+        let trouble = trouble.map(|why| {
+            let acts = match self.config.audit.on_failure {
+                OnAuditFailure::Act => "what operators ask for is done all the same",
+                OnAuditFailure::Refuse => "what operators ask for is refused meanwhile",
+            };
+            format!("the audit log cannot be written: {why}; {acts} (`audit.on_failure`), and it is tried again every second")
+        });
+        let lost =
+            (lost > 0).then(|| format!("{lost} entries of the audit log were lost since the start; it says where"));
+        trouble.into_iter().chain(lost).chain(found).collect()
     }
 }
 

@@ -80,6 +80,11 @@ impl Agent {
 
     pub(super) fn add_rule(&mut self, new: NewRule, caller: &Caller) -> Result<Value> {
         let NewRule { matches, action, for_s, reason, force, ssh_client } = new;
+        if action == Action::Capture {
+            bail!(
+                "packets are recorded by `ftagent capture start --full --match '{matches}'`, not by a rule of its own"
+            );
+        }
         if let Err(objection) = check(&matches, action, &self.guarded(ssh_client)) {
             if !(force && objection.may_be_forced) {
                 return Err(objection.into());
@@ -203,7 +208,7 @@ impl Agent {
                     let mut rules = open.flat_map(|incident| &incident.rules);
                     rules.find(|rule| rule.id == id).map(|rule| rule.measured.collateral)
                 }
-                Owner::Inherited => None,
+                Owner::Inherited | Owner::Capture(_) => None,
             }
         };
         let known = |cost: &Collateral| cost.samples > 0;
@@ -271,7 +276,7 @@ fn measured(status: RuleStatus, live: Option<&Live>) -> RuleStatus {
 fn of_operator(rule: &OperatorRule, wanted: &Wanted, live: Option<&Live>, now_ns: u64) -> RuleStatus {
     let state = match (live, rule.action) {
         (Some(live), _) if live.failed.is_some() => "failed",
-        (_, Action::Count) => "counting",
+        (_, Action::Count | Action::Capture) => "counting",
         _ => "enforcing",
     };
     let status = RuleStatus {

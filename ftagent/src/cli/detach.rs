@@ -5,7 +5,12 @@ use std::{os::unix::net::UnixStream, process::ExitCode};
 use anyhow::Result;
 
 use super::{Cli, client::call};
-use crate::{bpf::pins::Pins, config::Config, serve::protocol::Request};
+use crate::{
+    bpf::pins::Pins,
+    config::{Config, OnAuditFailure},
+    record::audit::{self, Actor, Entry, Outcome},
+    serve::protocol::Request,
+};
 
 /// Asks the daemon to remove everything, or does it where none is running.
 ///
@@ -17,7 +22,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         let data = call(cli, &Request::Detach)?;
         data["removed"].as_array().map_or(0, Vec::len)
     } else {
-        Pins::at(&Config::load(cli.config.as_deref())?.paths.bpffs).remove_all()?.len()
+        without_daemon(&Config::load(cli.config.as_deref())?)?
     };
     if cli.json {
         println!("{}", serde_json::json!({ "removed": removed, "daemon_stopped": running }));
@@ -28,4 +33,32 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         println!("Detached: {removed} pins were removed{daemon}. Nothing is filtered any more.");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes everything by itself; returns how many pins that were.
+fn without_daemon(config: &Config) -> Result<usize> {
+    let pins = Pins::at(&config.paths.bpffs);
+    let uid = nix::unistd::getuid();
+    let login = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
+    let entry = Entry::new("daemon.detach", "").by(Actor::operator(uid.as_raw(), &login));
+    let log = |entry: Entry| match config.paths.state.exists() {
+        true => audit::append_offline(&config.paths.state, &config.audit, vec![entry]),
+        false => Ok(()),
+    };
+    if let Err(error) = log(entry.clone().because("no daemon runs").with(Outcome::Asked)) {
+        let error = anyhow::Error::new(error).context("writing the audit log");
+        match config.audit.on_failure {
+            OnAuditFailure::Act => eprintln!("ftagent: WARNING: {error:#}"),
+            OnAuditFailure::Refuse => return Err(error.context("`audit.on_failure` is \"refuse\"")),
+        }
+    }
+    let removed = pins.remove_all();
+    let after = match &removed {
+        Ok(removed) => entry.now(serde_json::json!({ "removed": removed })),
+        Err(error) => entry.because(crate::chain(error)).with(Outcome::Failed),
+    };
+    if let Err(error) = log(after) {
+        eprintln!("ftagent: WARNING: {:#}", anyhow::Error::new(error).context("writing the audit log"));
+    }
+    Ok(removed?.len())
 }

@@ -1,7 +1,10 @@
 //! The command line: one file per subcommand. Human output by default, `--json` everywhere.
 
+mod access;
+mod audit;
 mod baseline;
 mod block;
+mod capture;
 mod client;
 mod config;
 mod detach;
@@ -9,6 +12,7 @@ mod doctor;
 mod explain;
 mod feeds;
 mod incidents;
+mod ioc;
 mod plot;
 mod replay;
 mod rules;
@@ -54,8 +58,14 @@ enum Command {
     Feeds(feeds::Args),
     /// List attacks that were found, or show one with all its evidence.
     Incidents(incidents::Args),
+    /// List, show and export what was recorded of attacks; capture what matches something.
+    Capture(capture::Args),
+    /// Patterns of attack tools: list, check, test; export the indicators of an incident.
+    Ioc(ioc::Args),
     /// Show what is known to be normal, or correct it.
     Baseline(baseline::Args),
+    /// Show who did what, verify that nobody changed that, or copy it.
+    Audit(audit::Args),
     /// Say what this machine can do, what is missing, and how to mend it.
     Doctor,
     /// Run captures or a scenario through the real datapath, in virtual time.
@@ -89,7 +99,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(cli, args),
         Command::Feeds(args) => feeds::run(cli, args),
         Command::Incidents(args) => incidents::run(cli, args),
+        Command::Capture(args) => capture::run(cli, args),
+        Command::Ioc(args) => ioc::run(cli, args),
         Command::Baseline(args) => baseline::run(cli, args),
+        Command::Audit(args) => audit::run(cli, args),
         Command::Doctor => doctor::run(cli),
         Command::Replay(args) => replay::run(cli, args),
         Command::Config(args) => config::run(cli, args),

@@ -9,9 +9,12 @@ use super::{
     baseline::learning_text,
     client::ask,
     incidents::{alarm, notice_text},
-    text::{ago, count, duration, several, si, table, utc},
+    text::{ago, count, duration, harmless, several, si, size, table, utc},
 };
-use crate::serve::protocol::{GuardPort, GuardStatus, Interface, Request, Status, TripwireStatus};
+use crate::{
+    record::{audit::AuditStatus, recorder::status::CaptureStatus},
+    serve::protocol::{GuardPort, GuardStatus, Interface, Request, Status, TripwireStatus},
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -63,6 +66,12 @@ pub fn render(status: &Status) -> String {
     if let Some(tripwire) = &status.tripwire {
         text.push_str(&tripwire_text(tripwire));
     }
+    if let Some(audit) = &status.audit {
+        text.push_str(&audit_text(audit));
+    }
+    if let Some(capture) = &status.capture {
+        text.push_str(&capture_text(capture, status.now_ms));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n"));
     }
@@ -82,6 +91,15 @@ pub fn render(status: &Status) -> String {
     text.push_str(&format!("samples: {} written, {} lost\n", count(samples.written), count(samples.lost)));
     status.interfaces.iter().for_each(|interface| text.push_str(&interface_text(interface)));
     text
+}
+
+fn audit_text(audit: &AuditStatus) -> String {
+    let unsigned = match audit.unsigned {
+        0 => "all of them signed".to_owned(),
+        lines => format!("{} not signed yet", count(lines)),
+    };
+    let grows = if audit.not_append_only.is_some() { ", files not append-only" } else { "" };
+    format!("audit log: {}, {unsigned}, key {}{grows}\n", several(audit.seq, "line"), audit.key)
 }
 
 /// Ports that are named; of more there is a number.
@@ -133,6 +151,25 @@ fn tripwire_text(tripwire: &TripwireStatus) -> String {
         more => format!("{more} classes"),
     };
     format!("tripwire: {policed} policed, {thinned}; {} since the start\n", several(tripwire.early_ticks, "early tick"))
+}
+
+fn capture_text(capture: &CaptureStatus, now_ms: i64) -> String {
+    let memory = format!("the last {:.0} s in memory ({})", capture.ring_s, size(capture.ring_bytes));
+    let lost = match capture.lost_ticks {
+        0 => String::new(),
+        ticks => format!("; too slow for {} since the start", several(ticks, "tick")),
+    };
+    let mut text = format!("recorder: {memory}, {} on disk{lost}\n", size(capture.disk_bytes));
+    for recording in &capture.recordings {
+        let what = recording.matches.as_ref().map_or(String::new(), |matches| format!(", `{matches}`"));
+        let (packets, since) = (several(recording.packets, "packet"), ago(now_ms, recording.since_ms));
+        text.push_str(&format!(
+            "  RECORDING {}{what}: {packets}, {}, begun {since}\n",
+            recording.id,
+            size(recording.bytes)
+        ));
+    }
+    harmless(&text)
 }
 
 /// Names some things, and counts the rest.

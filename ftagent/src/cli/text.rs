@@ -163,6 +163,11 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// Writes a length in bytes: `512 B`, `1.23 MB`.
+pub fn size(bytes: u64) -> String {
+    format!("{}B", short(bytes as f64))
+}
+
 /// Writes a share, 0 to 1, as a percentage. Little is not nothing, and nearly all is not all.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;

@@ -11,11 +11,11 @@ use ftagent_common::abi::{ALLOW_ENTRIES, BLOCK_ENTRIES, IFACE_SLOTS};
 use ipnet::IpNet;
 
 use super::{
-    Block, Config, FeedFile, FeedPolicy, InterfaceName, Interfaces, Learning, Lists, Log, MIN_PREFIX4, MIN_PREFIX6,
-    Metrics, Mitigation, Paths, Probation, Problem, Sampling, Services,
+    Audit, Block, Capture, Config, FeedFile, FeedPolicy, Indicators, InterfaceName, Interfaces, Learning, Lists, Log,
+    MIN_PREFIX4, MIN_PREFIX6, Metrics, Mitigation, Paths, Probation, Problem, Sampling, Services,
     raw::{
-        Raw, RawBlock, RawFeed, RawFeedPolicy, RawInterfaces, RawLearning, RawLists, RawMetrics, RawPaths,
-        RawProbation, RawSampling, RawServices,
+        Raw, RawAudit, RawBlock, RawCapture, RawFeed, RawFeedPolicy, RawIndicators, RawInterfaces, RawLearning,
+        RawLists, RawMetrics, RawPaths, RawProbation, RawSampling, RawServices,
     },
     too_short,
 };
@@ -31,6 +31,7 @@ const SOCKET_PATH: usize = 107;
 
 pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     Config {
+        written: raw.clone(),
         interfaces: interfaces(raw.interfaces, problems),
         paths: paths(&raw.paths, problems),
         metrics: metrics(&raw.metrics, problems),
@@ -43,6 +44,10 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
         probation: probation(&raw.probation, problems),
         learning: learning(&raw.learning, problems),
         mitigation: Mitigation { mode: raw.mitigation.mode },
+        remote: super::remote::checked(raw.remote, problems),
+        audit: audit(&raw.audit, problems),
+        capture: capture(&raw.capture, problems),
+        indicators: indicators(&raw.indicators, problems),
         log: Log { level: raw.log.level, format: raw.log.format },
     }
 }
@@ -96,6 +101,12 @@ fn absolute(path: &str, text: &str, problems: &mut Problems) -> PathBuf {
         problems.push(Problem::new(path, format!("\"{text}\" is not an absolute path"), "start it with \"/\""));
     }
     text.into()
+}
+
+fn indicators(raw: &RawIndicators, problems: &mut Problems) -> Indicators {
+    let path = |(i, text): (usize, &String)| absolute(&format!("indicators.paths[{i}]"), text, problems);
+    let paths = raw.paths.iter().enumerate().map(path).collect();
+    Indicators { enabled: raw.enabled, paths }
 }
 
 fn metrics(raw: &RawMetrics, problems: &mut Problems) -> Metrics {
@@ -269,4 +280,79 @@ fn probation(raw: &RawProbation, problems: &mut Problems) -> Probation {
 fn learning(raw: &RawLearning, problems: &mut Problems) -> Learning {
     let trust_after = duration("learning.trust_after", &raw.trust_after, SECOND..=30 * DAY, problems);
     Learning { trust_after: trust_after.unwrap_or(10 * MINUTE) }
+}
+
+fn audit(raw: &RawAudit, problems: &mut Problems) -> Audit {
+    let lines = number("audit.checkpoint_lines", raw.checkpoint_lines, 1, 1_000_000, problems);
+    let interval = duration("audit.checkpoint_interval", &raw.checkpoint_interval, SECOND..=DAY, problems);
+    let mib = number("audit.segment_mib", raw.segment_mib, 1, 1024, problems);
+    let days = number("audit.retention_days", raw.retention_days, 1, 36_500, problems);
+    Audit {
+        enabled: raw.enabled,
+        checkpoint_lines: lines.into(),
+        checkpoint_interval: interval.unwrap_or(MINUTE),
+        segment_bytes: u64::from(mib) << 20,
+        retention: days * DAY,
+        on_failure: raw.on_failure,
+        append_only: raw.append_only,
+    }
+}
+
+fn capture(raw: &RawCapture, problems: &mut Problems) -> Capture {
+    let pre_roll = duration("capture.pre_roll", &raw.pre_roll, Duration::ZERO..=MINUTE, problems);
+    Capture {
+        enabled: raw.enabled,
+        memory: bytes("capture.memory", &raw.memory, MIB..=16 * GIB, problems),
+        pre_roll: pre_roll.unwrap_or_default(),
+        incident_bytes: bytes("capture.incident_bytes", &raw.incident_bytes, MIB..=1024 * GIB, problems),
+        journal_bytes: bytes("capture.journal_bytes", &raw.journal_bytes, MIB..=1024 * GIB, problems),
+        payload: raw.payload,
+        keep_days: number("capture.keep_days", raw.keep_days, 1, 3650, problems),
+        keep_bytes: bytes("capture.keep_bytes", &raw.keep_bytes, MIB..=1024 * 1024 * GIB, problems),
+        min_free: bytes("capture.min_free", &raw.min_free, 0..=1024 * 1024 * GIB, problems),
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Units of sizes.
+const UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", GIB),
+    ("MiB", MIB),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1000),
+    ("B", 1),
+];
+
+/// Reads a size: a whole number and its unit.
+pub fn size(text: &str) -> Option<u64> {
+    let (number, unit) = text.trim().split_at(text.trim().find(|c: char| !c.is_ascii_digit())?);
+    let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim())?;
+    number.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+/// Reads a size; the least (and a problem) where it is none or out of range.
+fn bytes(path: &str, text: &str, range: std::ops::RangeInclusive<u64>, problems: &mut Problems) -> u64 {
+    let written = |bytes: u64| {
+        let (unit, scale) =
+            UNITS.iter().find(|(_, scale)| bytes >= *scale && bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
+        format!("{} {unit}", bytes / scale)
+    };
+    match size(text) {
+        Some(value) if range.contains(&value) => return value,
+        Some(_) => {
+            let remedy = format!("write a size from {} to {}", written(*range.start()), written(*range.end()));
+            problems.push(Problem::new(path, format!("{text} is out of range"), remedy));
+        }
+        None => {
+            let what = format!("\"{text}\" is not a size");
+            problems.push(Problem::new(path, what, "write a whole number and a unit, as \"64 MiB\" or \"10 GiB\""));
+        }
+    }
+    *range.start()
 }

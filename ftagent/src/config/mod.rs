@@ -9,6 +9,7 @@ mod error;
 pub mod raw;
 mod read;
 pub mod reference;
+mod remote;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use check::size;
 pub use error::{ConfigError, Problem};
+pub use remote::Remote;
 
 /// Where the configuration is looked for when no path is given.
 pub const DEFAULT_PATH: &str = "/etc/ftagent/ftagent.toml";
@@ -53,8 +56,18 @@ pub struct Config {
     pub learning: Learning,
     /// What the agent may do.
     pub mitigation: Mitigation,
+    /// Where a copy of what was recorded goes; absent: nowhere.
+    pub remote: Option<Remote>,
+    /// The audit log.
+    pub audit: Audit,
+    /// What is kept of attacks.
+    pub capture: Capture,
+    /// The patterns that samples are compared with.
+    pub indicators: Indicators,
     /// The agent's own log.
     pub log: Log,
+    /// All of it as it was written, defaults included.
+    pub written: raw::Raw,
 }
 
 /// Where to attach.
@@ -96,6 +109,15 @@ pub struct Paths {
     pub state: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+}
+
+/// The patterns that samples are compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Indicators {
+    /// Whether the indicators of incidents are collected.
+    pub enabled: bool,
+    /// Files of patterns, and directories of such files; absolute.
+    pub paths: Vec<PathBuf>,
 }
 
 /// The metrics listener.
@@ -210,6 +232,83 @@ pub enum MitigationMode {
     Observe,
     /// Acts at once.
     Enforce,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Lines from one signature to the next at most; at least 1.
+    pub checkpoint_lines: u64,
+    /// Time from a line to the signature that covers it at most.
+    pub checkpoint_interval: Duration,
+    /// Bytes after which a file is ended and another begun.
+    pub segment_bytes: u64,
+    /// How long lines are kept; whole days.
+    pub retention: Duration,
+    /// What becomes of an operator's act that cannot be logged.
+    pub on_failure: OnAuditFailure,
+    /// Whether its files are made append-only, where the file system can.
+    pub append_only: bool,
+}
+
+/// What becomes of an operator's act that cannot be logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnAuditFailure {
+    /// It is done, and the daemon warns.
+    #[default]
+    Act,
+    /// It is refused.
+    Refuse,
+}
+
+/// What is kept of attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Bytes of the last seconds in memory.
+    pub memory: u64,
+    /// How long before an incident opens its capture begins.
+    pub pre_roll: Duration,
+    /// Bytes of one capture on disk.
+    pub incident_bytes: u64,
+    /// Bytes of the journal that an incident is replayed from.
+    pub journal_bytes: u64,
+    /// What of a packet is kept.
+    pub payload: Payload,
+    /// For how many days captures are kept.
+    pub keep_days: u32,
+    /// Bytes of all captures on disk.
+    pub keep_bytes: u64,
+    /// Bytes of the disk that stay free.
+    pub min_free: u64,
+}
+
+/// What of a packet is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Headers, and as much behind them as decisions look at: 64 bytes.
+    #[default]
+    Classify,
+    /// Headers alone.
+    Headers,
+    /// All that was taken of it: the sampler takes 128 bytes.
+    Full,
+}
+
+impl Payload {
+    /// Returns the name as the configuration writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Classify => "classify",
+            Self::Headers => "headers",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// The agent's own log.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttachMode, LogFormat, LogLevel, MitigationMode};
+use super::{AttachMode, LogFormat, LogLevel, MitigationMode, OnAuditFailure, Payload};
 
 macro_rules! sections {
     ($($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty = $default:expr,)* })*) => {$(
@@ -34,6 +34,10 @@ sections! {
         probation: RawProbation = RawProbation::default(),
         learning: RawLearning = RawLearning::default(),
         mitigation: RawMitigation = RawMitigation::default(),
+        remote: RawRemote = RawRemote::default(),
+        audit: RawAudit = RawAudit::default(),
+        capture: RawCapture = RawCapture::default(),
+        indicators: RawIndicators = RawIndicators::default(),
         log: RawLog = RawLog::default(),
         feeds: Vec<RawFeed> = Vec::new(),
     }
@@ -101,6 +105,48 @@ sections! {
     /// `[mitigation]`
     RawMitigation {
         mode: MitigationMode = MitigationMode::default(),
+    }
+
+    /// `[remote]`
+    RawRemote {
+        endpoint: String = String::new(),
+        bucket: String = String::new(),
+        prefix: String = String::new(),
+        region: String = "us-east-1".into(),
+        path_style: bool = false,
+        credentials: String = String::new(),
+        ca_file: String = String::new(),
+        part_mib: i64 = 8,
+    }
+
+    /// `[audit]`
+    RawAudit {
+        enabled: bool = true,
+        checkpoint_lines: i64 = 1000,
+        checkpoint_interval: String = "1m".into(),
+        segment_mib: i64 = 16,
+        retention_days: i64 = 365,
+        on_failure: OnAuditFailure = OnAuditFailure::default(),
+        append_only: bool = true,
+    }
+
+    /// `[capture]`
+    RawCapture {
+        enabled: bool = true,
+        memory: String = "64 MiB".into(),
+        pre_roll: String = "10s".into(),
+        incident_bytes: String = "64 MiB".into(),
+        journal_bytes: String = "64 MiB".into(),
+        payload: Payload = Payload::default(),
+        keep_days: i64 = 365,
+        keep_bytes: String = "10 GiB".into(),
+        min_free: String = "1 GiB".into(),
+    }
+
+    /// `[indicators]`
+    RawIndicators {
+        enabled: bool = true,
+        paths: Vec<String> = vec!["/etc/ftagent/patterns.d".into()],
     }
 
     /// `[log]`

@@ -39,6 +39,7 @@ const DURATION: &str = "a duration";
 const SWITCH: &str = "true or false";
 const TEXT: &str = "a string";
 const NUMBER: &str = "a number";
+const SIZE: &str = "a size";
 const PREFIXES: &str = "a list of addresses and prefixes";
 
 /// The whole file, in the order in which it is printed.
@@ -169,6 +170,120 @@ pub const SECTIONS: &[Section] = &[
             "\"auto\" observes while the node is unknown and enforces once its baseline is trusted. \"observe\" \
              decides and drops nothing. \"enforce\" acts at once.",
         )],
+    },
+    Section {
+        name: "remote",
+        doc: "A copy of what was recorded of incidents that are over, in S3-compatible storage.",
+        keys: &[
+            row("remote.endpoint", TEXT, "", "The store, as \"https://s3.example.net\"; empty: nothing is copied."),
+            row("remote.bucket", TEXT, "", "The bucket; it must exist."),
+            row("remote.prefix", TEXT, "", "What the names of objects begin with: \"node1\"."),
+            row("remote.region", TEXT, "", "The region that signatures name."),
+            row("remote.path_style", SWITCH, "", "Whether the bucket is in the path instead of the host name."),
+            row(
+                "remote.credentials",
+                TEXT,
+                "",
+                "A file that only its owner can read, with the lines `access_key_id = …` and `secret_access_key = …`; \
+                 systemd's LoadCredential= makes one.",
+            ),
+            row(
+                "remote.ca_file",
+                TEXT,
+                "",
+                "Certificates (PEM) that the store's is signed by; empty: those of public authorities.",
+            ),
+            row(
+                "remote.part_mib",
+                NUMBER,
+                "MiB",
+                "Larger files go in parts of this size, 5 to 1024, and go on where they broke.",
+            ),
+        ],
+    },
+    Section {
+        name: "audit",
+        doc: "The audit log, in `audit` below `paths.state`: who did what, chained and signed; see docs/AUDIT.md.",
+        keys: &[
+            row("audit.enabled", SWITCH, "", "Whether there is one."),
+            row("audit.checkpoint_lines", NUMBER, "lines", "Lines from one signature to the next at most."),
+            row(
+                "audit.checkpoint_interval",
+                DURATION,
+                "",
+                "How long a line waits for a signature at most. Until then, who can write the file could change it.",
+            ),
+            row("audit.segment_mib", NUMBER, "MiB", "A file that is larger is ended; so is that of yesterday (UTC)."),
+            row("audit.retention_days", NUMBER, "days", "Older files are removed, and the log says so."),
+            row(
+                "audit.on_failure",
+                "\"act\" or \"refuse\"",
+                "",
+                "What becomes of an operator's act that cannot be logged: \"act\" does it and warns, \"refuse\" does not \
+                 do it. What the daemon does about attacks never waits for the log.",
+            ),
+            row(
+                "audit.append_only",
+                SWITCH,
+                "",
+                "Whether files are made append-only (`chattr +a`), where the file system and the capabilities allow.",
+            ),
+        ],
+    },
+    Section {
+        name: "capture",
+        doc: "What is kept of attacks: sampled packets, dropped ones included, from before an incident opens until it \
+              is over, in `paths.state`/captures. A change takes effect at the next start. `ftagent capture` lists, \
+              shows and exports what is there.",
+        keys: &[
+            row("capture.enabled", SWITCH, "", "Whether anything is recorded."),
+            row("capture.memory", SIZE, "", "What the last seconds may take in memory; 1 MiB to 16 GiB."),
+            row("capture.pre_roll", DURATION, "", "How long before the incident a capture begins; up to a minute."),
+            row(
+                "capture.incident_bytes",
+                SIZE,
+                "",
+                "The most that the packets of one incident take on disk; 1 MiB to 1 TiB. From half of it on, classes \
+                 share what is left and floods are thinned, from three quarters on only headers are kept.",
+            ),
+            row(
+                "capture.journal_bytes",
+                SIZE,
+                "",
+                "The most that the journal of one incident takes on disk: what decisions were made of, so that they can \
+                 be replayed; 1 MiB to 1 TiB. An incident that needs more is replayed up to there.",
+            ),
+            row(
+                "capture.payload",
+                "\"classify\", \"headers\" or \"full\"",
+                "",
+                "What of a packet is kept: its headers and the 64 bytes behind them that decisions look at, its headers \
+                 alone, or all that is sampled (128 bytes of the frame).",
+            ),
+            row("capture.keep_days", NUMBER, "days", "For how long a capture is kept, 1 to 3650."),
+            row("capture.keep_bytes", SIZE, "", "What all captures may take on disk; the oldest go first."),
+            row(
+                "capture.min_free",
+                SIZE,
+                "",
+                "What stays free on that disk: below it the oldest captures go. What is on legal hold never goes.",
+            ),
+        ],
+    },
+    Section {
+        name: "indicators",
+        doc: "The patterns of attack tools that samples are compared with, and what is written down of an \
+              incident's packets. docs/INDICATORS.md has the format.",
+        keys: &[
+            row("indicators.enabled", SWITCH, "", "Whether indicators of incidents are collected."),
+            row(
+                "indicators.paths",
+                "a list of strings",
+                "",
+                "Files of patterns, and directories whose files end in .toml, beside the patterns that are part of the \
+                 program. They are read again when they change; what is not there has nothing to say.",
+            ),
+        ],
     },
     Section {
         name: "log",
@@ -335,7 +450,7 @@ pub fn markdown() -> String {
          Written by the code (`ftagent/src/config/reference.rs`); change it there.\n\n\
          The file is `/etc/ftagent/ftagent.toml`. Every key has a default, so an empty file is valid. A key that is \
          not known is an error that names the line and the nearest known key. Durations are a number and a unit: \
-         `500ms`, `10m`, `1h 30m`, `30d`. `ftagent config check` checks a file, `ftagent config default` prints one \
+         `500ms`, `10m`, `1h 30m`, `30d`; sizes are a number and a unit: `64 MiB`, `10 GB`. `ftagent config check` checks a file, `ftagent config default` prints one \
          with every key, SIGHUP makes the daemon read it again: it takes the new one as a whole, or keeps the old \
          one and says why.\n",
     );

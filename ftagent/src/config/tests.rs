@@ -87,7 +87,16 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("[services]\nudp = [53, 65536]", &["t.toml:2:", "`services.udp[1]`", "65536 is not a port"]),
     ("[services]\nudp = [53, \"dns\"]", &["t.toml:2:", "`services.udp[1]`", "a list of ports"]),
     ("[sampling]\nrate_pps = -1", &["t.toml:2:", "out of range", "1 to 1000000"]),
+    (
+        "[remote]\nendpoint = \"https://s3.example.net/bucket\"\nbucket = \"abc\"\ncredentials = \"/c\"",
+        &["t.toml:2:", "not an address of a store", "without bucket"],
+    ),
+    ("[remote]\nendpoint = \"https://s3.example.net\"\nbucket = \"abc\"", &["`remote.credentials`", "absolute path"]),
     ("[learning]\ntrust_after = \"0s\"", &["t.toml:2:", "out of range", "from 1s to"]),
+    ("[capture]\nmemory = \"64\"", &["t.toml:2:", "not a size", "64 MiB"]),
+    ("[capture]\nincident_bytes = \"64 kB\"", &["t.toml:2:", "out of range", "from 1 MiB to 1 TiB"]),
+    ("[capture]\nkeep_bytes = \"99999999 TiB\"", &["t.toml:2:", "`capture.keep_bytes`"]),
+    ("[capture]\npre_roll = \"2m\"", &["t.toml:2:", "out of range"]),
     ("[log\nlevel = 1", &["t.toml:1:"]),
     ("[log]\nlevel = \"info\"\nlevel = \"warn\"", &["t.toml:3:", "duplicate"]),
 ];

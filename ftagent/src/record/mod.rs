@@ -1,9 +1,15 @@
 //! What outlives the daemon: the baseline's checkpoint, the incidents, and the rules that it made.
 //! Trouble with the disk never stops anything: it is said, and tried again.
 
+pub mod audit;
 pub mod baseline;
+pub mod capsule;
 pub mod incidents;
+pub mod ioc;
+pub mod recorder;
+pub mod remote;
 pub mod rules;
+pub mod tape;
 
 use std::{
     fs::{self, File},

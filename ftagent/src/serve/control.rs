@@ -28,6 +28,10 @@ const QUEUE: usize = 16;
 pub struct Caller {
     /// `name(uid)`, for records.
     pub name: String,
+    /// The uid, as the kernel says.
+    pub uid: u32,
+    /// The login name that belongs to it; `?` where there is none.
+    pub login: String,
 }
 
 /// A request on its way to the agent.
@@ -104,8 +108,8 @@ impl Drop for Control {
 
 async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
-    let caller = Caller { name: format!("{name}({uid})") };
+    let login = User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
+    let caller = Caller { name: format!("{login}({uid})"), uid, login };
     let mut line = String::new();
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read.take(REQUEST_BYTES));

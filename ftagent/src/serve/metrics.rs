@@ -6,6 +6,8 @@
 //! | `GET /metrics` | Prometheus text format 0.0.4 |
 //! | `GET /healthz` | 200 while the poll loop ticks, else 503 |
 
+mod audit;
+mod capture;
 mod detection;
 mod mitigation;
 
@@ -23,7 +25,10 @@ use axum::{
 use ftagent_common::{TrafficClass, reason::DropReason};
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
 
-use crate::sense::poll::Shared;
+use crate::{
+    record::{audit::AuditMetrics, recorder::status::CaptureStatus},
+    sense::poll::Shared,
+};
 
 pub use detection::Detection;
 pub use mitigation::Mitigation;
@@ -46,6 +51,10 @@ pub struct Facts {
     pub detection: Detection,
     /// What is done about it.
     pub mitigation: Mitigation,
+    /// The audit log; `None` where there is none.
+    pub audit: Option<AuditMetrics>,
+    /// What is recorded; absent where nothing is.
+    pub capture: Option<CaptureStatus>,
 }
 
 /// What a scrape reads.
@@ -58,7 +67,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 30] = [
+pub const METRICS: [(&str, &str); 38] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -116,6 +125,21 @@ pub const METRICS: [(&str, &str); 30] = [
         "ftagent_notices_total",
         "Things to know that are no attack since the daemon started, such as load that looks human.",
     ),
+    ("ftagent_audit_entries_total", "Entries written to the audit log since the daemon started."),
+    (
+        "ftagent_audit_lost_total",
+        "Entries of the audit log that were lost because the disk did not take them; the log says where. It should be 0.",
+    ),
+    ("ftagent_audit_unsigned_lines", "Lines at the end of the audit log that no checkpoint covers yet."),
+    ("ftagent_audit_write_failures_total", "Times that the audit log could not be written. It should be 0."),
+    ("ftagent_capture_packets_total", "Packets written to captures since the daemon started."),
+    (
+        "ftagent_capture_lost_total",
+        "Packets that came in while something was captured and are not in the file, by reason: not_sampled, kernel (no \
+         room for the sample), tape (the recorder was too slow), quota (the file is nearly full), disk.",
+    ),
+    ("ftagent_capture_ring_bytes", "Memory that the last seconds of samples take, about."),
+    ("ftagent_capture_disk_bytes", "What captures take on disk."),
     ("ftagent_build_info", "1, with the version as a label."),
 ];
 
@@ -195,6 +219,10 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     let facts = sources.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     detection::families(&scrape, &facts.detection)?;
     mitigation::families(&scrape, &facts.mitigation)?;
+    if let Some(audit) = &facts.audit {
+        audit::families(&scrape, audit)?;
+    }
+    capture::families(&scrape, facts.capture.as_ref())?;
     let info = scrape.gauge("ftagent_xdp_info", &["interface", "mode"])?;
     for (name, mode, attached) in &facts.ifaces {
         if *attached {

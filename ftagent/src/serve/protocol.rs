@@ -21,6 +21,7 @@ use crate::{
         mitigate::{Measured, Predicted, collateral::Collateral},
     },
     feeds::FeedStatus,
+    record::{audit::AuditStatus, recorder::status::CaptureStatus},
     rule::{Action, FlowMatch, Origin, Rule},
 };
 
@@ -93,6 +94,16 @@ pub enum Request {
         /// The text of the export.
         checkpoint: String,
     },
+    /// Capture the samples that match something: an object with the capture's `name`.
+    CaptureStart(Box<CaptureStart>),
+    /// End such a capture.
+    CaptureStop {
+        /// Its name; absent: the only one that runs.
+        name: Option<String>,
+    },
+    /// Put into the audit log that the caller reads or keeps something of what was recorded, which commands do
+    /// without the daemon.
+    Accessed(Accessed),
     /// Read the configuration again.
     Reload,
     /// Remove programs, attachments and maps, and exit.
@@ -132,6 +143,69 @@ pub struct NewRule {
     pub force: bool,
     /// The peer of the caller's SSH session, if it has one.
     pub ssh_client: Option<IpAddr>,
+}
+
+/// What is read or kept of what was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accessed {
+    /// What is done.
+    pub what: Access,
+    /// Of which capture or incident.
+    pub id: String,
+    /// More about it: the form, or where to.
+    pub detail: String,
+}
+
+/// What is done with what was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// What is in a capture is shown.
+    Show,
+    /// A capture is exported.
+    Export,
+    /// A capsule is made.
+    Capsule,
+    /// Indicators are exported.
+    Indicators,
+    /// A capture is put on legal hold.
+    Hold,
+    /// A capture is taken off legal hold.
+    Release,
+    /// The audit log is exported.
+    Audit,
+}
+
+impl Access {
+    /// Returns the action as the audit log names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Show => "capture.show",
+            Self::Export => "capture.export",
+            Self::Capsule => "capture.capsule",
+            Self::Indicators => "indicators.export",
+            Self::Hold => "capture.hold",
+            Self::Release => "capture.release",
+            Self::Audit => "audit.export",
+        }
+    }
+}
+
+/// A capture to begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureStart {
+    /// What packets have to match.
+    #[serde(rename = "match")]
+    pub matches: FlowMatch,
+    /// How long it lasts at most, seconds; absent: ten minutes.
+    pub for_s: Option<u64>,
+    /// Bytes that it takes on disk at most; absent: as an incident's.
+    pub bytes: Option<u64>,
+    /// Every packet, as long as it is, in place of samples.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// An answer.
@@ -190,6 +264,12 @@ pub struct Status {
     /// The tripwire.
     #[serde(default)]
     pub tripwire: Option<TripwireStatus>,
+    /// The audit log; absent where there is none.
+    #[serde(default)]
+    pub audit: Option<AuditStatus>,
+    /// What is recorded; absent where nothing is.
+    #[serde(default)]
+    pub capture: Option<CaptureStatus>,
 }
 
 /// What the kernel drops by itself of a class as soon as there is too much of it, and how often it woke

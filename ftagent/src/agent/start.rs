@@ -1,0 +1,93 @@
+//! What a start makes sure of before it does anything.
+
+use std::{fs::File, io, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use tracing::warn;
+
+use super::iface::Iface;
+use crate::{
+    bpf::{self, attach::Mode, base, pins::Pins, slots},
+    config::{Config, InterfaceName},
+    sense::host::{HostFacts, HostRoot},
+};
+
+/// The kernel would only say that something is not permitted, and after half of the work.
+pub(super) fn check_privileges() -> Result<()> {
+    match crate::privileges::missing() {
+        Ok(missing) if missing.is_empty() => Ok(()),
+        Ok(missing) => bail!(
+            "this process lacks {}: run it as root, or give its service all of CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+            missing.join(", ")
+        ),
+        Err(error) => {
+            warn!(%error, "The capabilities of this process could not be read.");
+            Ok(())
+        }
+    }
+}
+
+/// Makes sure that this is the only daemon with this state directory.
+pub(super) fn lock_state(state: &Path) -> Result<Flock<File>> {
+    lock(state, File::create(state.join("lock")), "the state directory")
+}
+
+/// Makes sure that this is the only daemon with this directory of state or pins: two would undo
+/// each other's lists, and the second would take the first one's attachments over.
+pub(super) fn lock(dir: &Path, file: io::Result<File>, what: &str) -> Result<Flock<File>> {
+    let dir = dir.display();
+    let file = file.with_context(|| format!("opening the lock of {what} {dir}"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow::anyhow!("another ftagent runs with {what} {dir}: stop it first"),
+        errno => anyhow::Error::new(errno).context(format!("locking {what} {dir}")),
+    })
+}
+
+/// Resolves `auto` and checks that every interface exists.
+pub(super) fn interface_names(config: &Config, host: &HostRoot) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for wanted in &config.interfaces.names {
+        match wanted {
+            InterfaceName::Named(name) => names.push(name.clone()),
+            InterfaceName::Auto => {
+                let facts = HostFacts::read(host);
+                let found = facts.default_interfaces();
+                if found.is_empty() {
+                    bail!(
+                        "no interface has a default route: name one in `interfaces.names` (or `ftagent run --interface NAME`)"
+                    );
+                }
+                names.extend(found.into_iter().map(str::to_owned));
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    for name in &names {
+        if bpf::attach::ifindex(name).is_none() {
+            bail!("there is no interface `{name}`: `ip link` lists those there are");
+        }
+    }
+    Ok(names)
+}
+
+/// Loads one object for each interface. Slots come from a map, so the first is loaded twice
+/// where its slot is not 0.
+pub(super) fn load(names: &[String], mode: Mode, pins: &Pins) -> Result<Vec<Iface>> {
+    let Some(first) = names.first() else { bail!("no interface is configured") };
+    let probe = Iface::load(first, 0, mode, pins)?;
+    base::pin_layout(pins)?;
+    let slots = slots::assign(&probe.ebpf, names)?;
+    let mut probe = Some(probe).filter(|_| slots.first() == Some(&0));
+    let pairs = names.iter().zip(slots);
+    pairs
+        .map(|(name, slot)| match probe.take() {
+            Some(loaded) => Ok(loaded),
+            None => Ok(Iface::load(name, slot, mode, pins)?),
+        })
+        .collect()
+}
