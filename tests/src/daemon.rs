@@ -18,7 +18,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use ftagent::serve::protocol::{Interface, Rules, Status};
+use ftagent::{
+    record::audit,
+    serve::protocol::{Interface, Rules, Status},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -105,6 +108,23 @@ pub struct Daemon {
     dir: TempDir,
     names: Vec<String>,
     process: Option<Process>,
+}
+
+impl Drop for Daemon {
+    /// Files of the audit log can only grow, and could not be removed with the folder.
+    fn drop(&mut self) {
+        self.process = None;
+        let mut dirs = vec![audit::dir(&self.path("state"))];
+        while let Some(dir) = dirs.pop() {
+            for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if let Err(error) = audit::release(&path) {
+                    eprintln!("{} cannot be removed: {error}", path.display());
+                }
+            }
+        }
+    }
 }
 
 impl Daemon {

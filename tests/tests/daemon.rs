@@ -2,6 +2,10 @@
 //! broken lists. What it refuses it explains, and what it cannot do leaves things as they were.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "daemon/audit.rs"]
+mod audit;
+#[path = "daemon/capture.rs"]
+mod capture;
 #[path = "daemon/detection.rs"]
 mod detection;
 #[path = "daemon/elsewhere.rs"]

@@ -234,6 +234,7 @@ fn outputs_hold_every_packet_once_and_can_be_replayed() {
         out_dropped: Some(desk.path("dropped.pcap")),
         scenario: None,
         drop: Vec::new(),
+        capsule: None,
     };
     let report = run(&options).unwrap();
     let dropped: u64 = report.sources.iter().map(|source| source.counts.dropped_packets).sum();

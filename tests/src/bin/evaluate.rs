@@ -1,11 +1,16 @@
 //! `cargo xtask evaluate`: every scenario, judged and added up. Needs root and the captures.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ftagent_tests::{
     evaluate::{
+        capsules::{Again, again},
         compose::{Case, Kind},
         list::List,
         report::Board,
@@ -40,6 +45,9 @@ struct Args {
     /// Show the simulations of another run, of which this is the JSON, in place of its own.
     #[arg(long, value_name = "JSON")]
     simulations_of: Vec<PathBuf>,
+    /// Write every scenario down as a capsule, replay that, and say how many decide the same; nothing else.
+    #[arg(long)]
+    capsules: bool,
     /// Print the names and run nothing.
     #[arg(long)]
     list: bool,
@@ -79,6 +87,9 @@ fn main() -> Result<()> {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
+    if args.capsules {
+        return replay_capsules(&args, &cases, &dir);
+    }
     let begun = Instant::now();
     let count = cases.len();
     eprintln!("{count} scenarios");
@@ -103,6 +114,26 @@ fn main() -> Result<()> {
     let board = Board::new(&subset, &list, &cases, &outcomes, simulations);
     print(&args, &board, &cases, &outcomes)?;
     eprintln!("{:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Replays every scenario from a capsule.
+fn replay_capsules(args: &Args, cases: &[Case], dir: &Path) -> Result<()> {
+    let count = cases.len();
+    let progress = |done: usize, again: &Again| {
+        let Again { name, ticks, decisions, bytes, wrong } = again;
+        let told = wrong.as_deref().unwrap_or("identical");
+        eprintln!("[{done}/{count}] {name}: {ticks} ticks, {decisions} decisions, {bytes} bytes: {told}");
+    };
+    let outcomes = again(cases, dir, args.workers, &progress)?;
+    let identical = outcomes.iter().filter(|again| again.wrong.is_none()).count();
+    let sum = |of: fn(&Again) -> u64| outcomes.iter().map(of).sum::<u64>();
+    println!(
+        "{identical} of {count} capsules decide the same, byte for byte: {} ticks, {} decisions",
+        sum(|again| again.ticks),
+        sum(|again| again.decisions)
+    );
+    ensure!(identical == count, "{} do not", count - identical);
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! While a case runs, [`removal`] watches what is removed of the attack and what of the rest, and
 //! [`peers`] what simpler defences would have done to the same packets; [`mitigation`] judges that.
 
+pub mod capsules;
 pub mod compose;
 pub mod generate;
 pub mod list;

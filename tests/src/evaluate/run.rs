@@ -99,6 +99,17 @@ pub fn run_cases(
     workers: usize,
     progress: &(dyn Fn(usize, &Outcome) + Sync),
 ) -> Result<Vec<Outcome>> {
+    spread(cases, dir, workers, &run_case, progress)
+}
+
+/// Does something with every case, side by side; see [`run_cases`].
+pub(super) fn spread<T: Send>(
+    cases: &[Case],
+    dir: &Path,
+    workers: usize,
+    act: &(dyn Fn(&Case, &Path) -> T + Sync),
+    progress: &(dyn Fn(usize, &T) + Sync),
+) -> Result<Vec<T>> {
     let needed: BTreeSet<&str> = cases.iter().flat_map(|case| &case.needs).map(String::as_str).collect();
     generate::write_captures(&dir.join("captures"), |name| needed.contains(name))?;
     let scenarios = dir.join("scenarios");
@@ -108,20 +119,20 @@ pub fn run_cases(
     let mut order: Vec<usize> = (0..cases.len()).collect();
     order.sort_by(|a, b| cases[*b].weight.total_cmp(&cases[*a].weight));
     let (queue, done) = (Mutex::new(VecDeque::from(order)), AtomicUsize::new(0));
-    let work = |cpu: usize| -> Result<Vec<(usize, Outcome)>> {
+    let work = |cpu: usize| -> Result<Vec<(usize, T)>> {
         // A replay stays on the CPU that it begins on: two must not begin on the same.
         stay_on(cpu)?;
         let mut outcomes = Vec::new();
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(number) = next else { return Ok(outcomes) };
-            let outcome = run_case(&cases[number], &scenarios);
+            let outcome = act(&cases[number], &scenarios);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, &outcome);
             outcomes.push((number, outcome));
         }
     };
     let workers: Vec<usize> = cpus.into_iter().take(workers.max(1)).collect();
-    let mut outcomes = thread::scope(|scope| -> Result<Vec<(usize, Outcome)>> {
+    let mut outcomes = thread::scope(|scope| -> Result<Vec<(usize, T)>> {
         let threads: Vec<_> = workers.iter().map(|cpu| scope.spawn(|| work(*cpu))).collect();
         let mut all = Vec::new();
         for thread in threads {

@@ -79,7 +79,12 @@ fn cpu_percent(pid: u32, time: Duration) -> Result<f64> {
 
 /// User and system time of all its threads: fields 14 and 15 of proc(5)'s `/proc/PID/stat`.
 fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
+    cpu_seconds_of(&format!("/proc/{pid}"))
+}
+
+/// The same of a process or thread by its directory.
+pub fn cpu_seconds_of(dir: &str) -> Result<f64> {
+    let path = format!("{dir}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("{path}: does the daemon run?"))?;
     // The name in field 2 may contain spaces; what follows the last parenthesis begins with field 3.
     let (_, rest) = stat.rsplit_once(')').with_context(|| format!("{path} has no name"))?;
@@ -90,7 +95,8 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(14)? + ticks(15)?) as f64 / USER_HZ)
 }
 
-fn resident_mib(pid: u32) -> Result<f64> {
+/// Returns what is resident of a process.
+pub fn resident_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).context(path.clone())?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -3,6 +3,7 @@
 //! Needs root and Debian's `xdp-tools` and `nftables`. Everything happens in network and mount
 //! namespaces of its own. See `docs/BENCHMARKS.md` for what the figures mean.
 
+mod audit;
 mod customers;
 mod daemon;
 mod datapath;
@@ -10,10 +11,12 @@ mod endtoend;
 mod frames;
 mod guard;
 mod impact;
+mod indicators;
 mod inline;
 mod measure;
 mod ours;
 mod pulses;
+mod recorder;
 mod report;
 mod rivals;
 mod rules;
@@ -59,11 +62,14 @@ struct Args {
     /// Seconds of each flood.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Seconds of the attack that is recorded.
+    #[arg(long, default_value_t = 20)]
+    recorded_seconds: u64,
     /// Measure a daemon that runs already.
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Decide])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Recorder, Part::Decide, Part::Audit, Part::Indicators])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -94,8 +100,14 @@ enum Part {
     Inline,
     /// The daemon at rest and under a flood.
     Daemon,
+    /// The recorder under an attack of five vectors.
+    Recorder,
     /// What a tick of decisions costs.
     Decide,
+    /// The audit log.
+    Audit,
+    /// What patterns and indicators cost for each sample.
+    Indicators,
 }
 
 fn main() -> Result<()> {
@@ -153,9 +165,19 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
             report.add("daemon under a SYN flood, as fast as one core sends", daemon::under_flood(sandbox)?);
         }
     }
+    if args.parts.contains(&Part::Audit) {
+        report.add("audit log", audit::rows()?);
+    }
+    if args.parts.contains(&Part::Recorder) {
+        let rows = recorder::rows(Duration::from_secs(args.recorded_seconds))?;
+        report.add("recorder, five vectors at once", rows);
+    }
     stay_on(args.cpu)?;
     if args.parts.contains(&Part::Decide) {
         report.add("a tick of decisions, 2 000 samples", tick::decide());
+    }
+    if args.parts.contains(&Part::Indicators) {
+        report.add("a sample in the recorder, for each", indicators::indicators());
     }
     packets(args, &mut ours, &mut report)?;
     Ok(report)

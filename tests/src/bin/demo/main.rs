@@ -8,6 +8,7 @@ mod acts;
 mod attack;
 mod counted;
 mod customers;
+mod evidence;
 mod stage;
 mod told;
 
@@ -33,7 +34,7 @@ use stage::Stage;
 
 /// What the agent is configured with: it learns for seconds here, not for minutes. Everything else
 /// is as it comes, `mitigation.mode = "auto"` among it.
-const SECTIONS: &str = "[services]\ndetect = false\n[learning]\ntrust_after = \"8s\"\n";
+const SECTIONS: &str = "[services]\ndetect = false\n[learning]\ntrust_after = \"8s\"\n[capture]\nmin_free = \"0 B\"\n";
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -79,6 +80,8 @@ fn demo(sandbox: &Sandbox, args: &Args, acts: &[&Act]) -> Result<bool> {
     }
     stop.store(true, Relaxed);
     stage.summary();
-    print!("\n{}", agent.ok(&["detach"])?);
+    println!();
+    held &= evidence::show(&agent)?;
+    print!("{}", agent.ok(&["detach"])?);
     Ok(held)
 }
