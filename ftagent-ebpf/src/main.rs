@@ -76,17 +76,18 @@ impl Then for Account<'_> {
             None if maps::has(features::RULES) => self.by_rules(&facts, class, state, rules),
             None => (verdict::PASS, SampleHeader::NO_REASON, 0),
         };
-        let challenged = reason == rules::CHALLENGED;
-        let reason = if challenged { SampleHeader::NO_REASON } else { reason };
-        let due = maps::has(features::SAMPLER) && class.sample_is_due();
-        let told = due | (rule & rules::CAPTURED != 0);
+        // One number tells what is still to be told of the packet: the stack has no room for more.
+        let mut told = if maps::has(features::SAMPLER) && class.sample_is_due() { rule | sample::DUE } else { rule };
         // The guard turns a SYN into its answer: where it may, a SYN is sampled before, as passed.
-        let early = told && facts.class == TrafficClass::TcpSyn as u32 && guard::may_answer(challenged);
-        if early {
-            sample::take(packet, &facts, action, reason, rule, due);
+        if sample::is_wanted(told)
+            && facts.class == TrafficClass::TcpSyn as u32
+            && guard::may_answer(reason == rules::CHALLENGED)
+        {
+            sample::take(packet, &facts, action, reason, told);
+            told = 0;
         }
         let (action, reason) = if maps::has(features::GUARD) && action == verdict::PASS {
-            self.by_guard(&facts, class, state, reason, challenged)
+            self.by_guard(&facts, class, state, reason)
         } else {
             (action, reason)
         };
@@ -96,8 +97,8 @@ impl Then for Account<'_> {
             (action, reason)
         };
         counters.count_verdict(action);
-        if told && !early {
-            sample::take(packet, &facts, action, reason, rule, due);
+        if sample::is_wanted(told) {
+            sample::take(packet, &facts, action, reason, told);
         }
         action
     }
@@ -136,8 +137,8 @@ impl Account<'_> {
 impl Account<'_> {
     /// Asks the guard about a packet that passes so far; returns verdict and reason.
     #[inline(always)]
-    fn by_guard(&self, facts: &Facts, class: ClassCell, lists: u32, reason: u8, challenged: bool) -> (u32, u8) {
-        let decision = guard::decide(self.packet.context(), facts, challenged);
+    fn by_guard(&self, facts: &Facts, class: ClassCell, lists: u32, reason: u8) -> (u32, u8) {
+        let decision = guard::decide(self.packet.context(), facts, reason == rules::CHALLENGED);
         if decision == Decision::Answer {
             return (verdict::TX, reason);
         }

@@ -18,19 +18,26 @@ use crate::{
     capture, guard,
     maps::{self, Counters, Draw, SAMPLES},
     packet::XdpPacket,
-    rules::CAPTURED,
+    rules::{CAPTURED, CHALLENGED},
     tripwire,
 };
 
 /// In the upper bits of a rule's number: the packet is due to be sampled.
-const DUE: u16 = 1 << 14;
+pub const DUE: u16 = 1 << 14;
+
+/// Returns whether a packet is to be sampled or captured. `rule`: see [`take`].
+#[inline(always)]
+pub const fn is_wanted(rule: u16) -> bool {
+    rule & (DUE | CAPTURED) != 0
+}
 
 /// Takes a sample where one is due, and hands the packet to whoever captures it. `rule`: slot + 1 of the
-/// signature rule that matched, 0 for none, and [`CAPTURED`].
+/// signature rule that matched, 0 for none, and [`DUE`] and [`CAPTURED`].
 #[inline(always)]
-pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8, rule: u16, due: bool) {
-    let rule = if due { rule | DUE } else { rule };
+pub fn take(packet: &XdpPacket, facts: &Facts, action: u32, reason: u8, rule: u16) {
     let socket = if maps::has(features::GUARD) { guard::ask(packet.context(), facts) } else { socket::UNKNOWN };
+    // What is challenged is not dropped.
+    let reason = if reason == CHALLENGED { SampleHeader::NO_REASON } else { reason };
     let decided = Decided { class: facts.class as u8, verdict: action as u8, reason, socket };
     ftagent_sample(packet.context(), facts.wire, decided.to_bits(), rule as u32);
 }
