@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::{self, JoinHandle},
 };
 
 use zstd::{bulk::Compressor, zstd_safe::CParameter};
@@ -50,8 +51,12 @@ impl Journal {
     /// # Errors
     /// What the file system says.
     pub fn begin(dir: &Path, core: &Decider, most: u64) -> io::Result<Self> {
-        replace(&dir.join(member::STATE), &state::encode(core)?)?;
-        replace(&dir.join(member::BASELINE), &serde_json::to_vec_pretty(&Start::of(core))?)?;
+        write_core(dir, core)?;
+        Self::open(dir, most)
+    }
+
+    /// Begins a journal in an incident's directory; what the core is is written by somebody else.
+    fn open(dir: &Path, most: u64) -> io::Result<Self> {
         let mut open = OpenOptions::new();
         let file = open.write(true).create(true).truncate(true).mode(0o600).open(dir.join(member::TICKS))?;
         Self::new(file, most)
@@ -140,6 +145,12 @@ impl Journal {
     }
 }
 
+/// Writes what a core is.
+fn write_core(dir: &Path, core: &Decider) -> io::Result<()> {
+    replace(&dir.join(member::STATE), &state::encode(core)?)?;
+    replace(&dir.join(member::BASELINE), &serde_json::to_vec_pretty(&Start::of(core))?)
+}
+
 /// Keeps a journal of each incident.
 pub struct Chronicler {
     most: u64,
@@ -147,13 +158,15 @@ pub struct Chronicler {
     /// The incident's directory.
     dir: Option<PathBuf>,
     journal: Option<Journal>,
+    /// Writes what the core was: that takes tenths of a second, in which nobody would read the tape.
+    core: Option<JoinHandle<io::Result<()>>>,
     trouble: Option<io::Error>,
 }
 
 impl Chronicler {
     /// Writes journals of at most so many bytes; `config` is the configuration without its secrets, as TOML.
     pub fn new(journal_bytes: u64, config: String) -> Self {
-        Self { most: journal_bytes, config, dir: None, journal: None, trouble: None }
+        Self { most: journal_bytes, config, dir: None, journal: None, core: None, trouble: None }
     }
 
     fn try_begin(&mut self, dir: &Path, incident: &Incident, preroll: &[Arc<Fact>]) -> io::Result<()> {
@@ -162,7 +175,10 @@ impl Chronicler {
         let mut facts = preroll.iter().map(Arc::as_ref);
         let image = facts.find_map(|fact| if let Fact::State(image) = fact { Some(image) } else { None });
         let image = image.ok_or_else(|| io::Error::other("there is no image of the core to begin from"))?;
-        let mut journal = Journal::begin(dir, &image.core, self.most)?;
+        let (image, place) = (Arc::clone(image), dir.to_owned());
+        let write = move || write_core(&place, &image.core);
+        self.core = Some(thread::Builder::new().name("capsule".into()).spawn(write)?);
+        let mut journal = Journal::open(dir, self.most)?;
         for fact in facts {
             journal.take(fact)?;
         }
@@ -192,6 +208,9 @@ impl Companion for Chronicler {
     fn finish(&mut self, incident: &Incident) -> io::Result<()> {
         let dir = self.dir.take();
         let ended = self.journal.take().map_or(Ok(()), Journal::finish);
+        if let Some(Err(error)) = self.core.take().and_then(|core| core.join().ok()) {
+            self.trouble.get_or_insert(error);
+        }
         if let Some(dir) = dir {
             replace(&dir.join(member::INCIDENT), &serde_json::to_vec_pretty(incident)?)?;
         }
