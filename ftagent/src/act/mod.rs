@@ -1,7 +1,9 @@
-//! What the daemon does to the kernel, one driver per plane.
+//! What the daemon does to the kernel and beyond, one driver per plane.
 
 pub mod enforcer;
 pub mod guard;
+pub mod http;
 pub mod operator;
 pub mod store;
 pub mod tripwire;
+pub mod upstream;

@@ -10,6 +10,7 @@ pub mod raw;
 mod read;
 pub mod reference;
 mod remote;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use check::size;
 pub use error::{ConfigError, Problem};
 pub use remote::Remote;
+pub use secret::{Secret, SecretFile};
 
 /// Where the configuration is looked for when no path is given.
 pub const DEFAULT_PATH: &str = "/etc/ftagent/ftagent.toml";

@@ -24,6 +24,7 @@ pub mod guard;
 pub mod incident;
 pub mod input;
 pub mod known;
+pub mod ladder;
 pub mod machine;
 pub mod mitigate;
 pub mod packet;

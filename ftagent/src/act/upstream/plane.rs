@@ -1,0 +1,200 @@
+//! A driver and its thread.
+
+use std::{
+    fmt, io, panic,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{Driver, Witness};
+use crate::decide::ladder::{Report, Step, What};
+
+/// Called with a report that is not the one before.
+pub type Listener = Box<dyn Fn(&Report) + Send>;
+
+/// A driver on a thread of its own.
+pub struct Plane {
+    name: String,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plane").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: Arc<[Step]>,
+    /// Goes up with every change of what is wanted.
+    generation: u64,
+    report: Arc<Report>,
+    stop: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plane {
+    /// Starts the thread. It begins by looking at what is there: what nobody wants any more is taken back.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn(mut driver: Box<dyn Driver>, witness: Arc<dyn Witness>, tell: Listener) -> io::Result<Self> {
+        let name = driver.plane().to_owned();
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let of_thread = Arc::clone(&shared);
+        let mut label = format!("up-{name}");
+        // What the kernel keeps of a thread's name.
+        label.truncate(15);
+        let run = move || run(driver.as_mut(), witness.as_ref(), &of_thread, &tell);
+        let thread = Some(thread::Builder::new().name(label).spawn(run)?);
+        Ok(Self { name, shared, thread })
+    }
+
+    /// Returns its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says what is wanted from now on; returns at once.
+    pub fn want(&self, wanted: Arc<[Step]>) {
+        let mut state = self.shared.lock();
+        if state.wanted != wanted {
+            (state.wanted, state.generation) = (wanted, state.generation + 1);
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Returns what was found last.
+    pub fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.shared.lock().report)
+    }
+
+    /// Ends the thread; what is announced stays. Waits for a driver that is in the middle of something for so long
+    /// at most.
+    pub fn stop(mut self, patience: Duration) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        let until = Instant::now() + patience;
+        let Some(thread) = self.thread.take() else { return };
+        while !thread.is_finished() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn run(driver: &mut dyn Driver, witness: &dyn Witness, shared: &Shared, tell: &Listener) {
+    let mut seen = None;
+    loop {
+        let (wanted, generation) = {
+            let state = shared.lock();
+            if state.stop {
+                return;
+            }
+            (Arc::clone(&state.wanted), state.generation)
+        };
+        let looked = panic::catch_unwind(panic::AssertUnwindSafe(|| driver.reconcile(&wanted, witness)));
+        let report = looked.unwrap_or_else(|_| Report {
+            plane: driver.plane().to_owned(),
+            trouble: Some("its driver ended in an error of its own (see the log); it is tried again".to_owned()),
+            ..Report::default()
+        });
+        let report = Arc::new(report);
+        shared.lock().report = Arc::clone(&report);
+        if seen.as_ref() != Some(&report) {
+            tell(&report);
+            seen = Some(Arc::clone(&report));
+        }
+        let until = Instant::now() + driver.interval();
+        let mut state = shared.lock();
+        while !state.stop && state.generation == generation {
+            let wait = until.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            state = shared.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Returns why a driver cannot do what a step asks, over all steps.
+pub fn refusals<'a>(driver: &'a dyn Driver, steps: &'a [Step]) -> impl Iterator<Item = (u32, String)> + 'a {
+    let refusal = |what: &What| driver.takes(what).err();
+    steps.iter().filter_map(move |step| Some((step.id, refusal(&step.what)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::{act::upstream::Act, decide::ladder::Standing};
+
+    struct Silent;
+
+    impl Witness for Silent {
+        fn before(&self, _: &Act) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn after(&self, _: &Act, _: Result<(), &str>) {}
+    }
+
+    /// Has whatever it is asked to have, and falls over a step 13.
+    struct Echo;
+
+    impl Driver for Echo {
+        fn plane(&self) -> &str {
+            "echo"
+        }
+
+        fn takes(&self, _: &What) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn reconcile(&mut self, wanted: &[Step], _: &dyn Witness) -> Report {
+            assert!(wanted.iter().all(|step| step.id != 13), "a driver that fails");
+            let steps = wanted.iter().map(|step| (step.id, Standing::Present)).collect();
+            Report { plane: "echo".into(), steps, ..Report::default() }
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_millis(5)
+        }
+    }
+
+    fn step(id: u32) -> Step {
+        let victim = "192.0.2.1/32".parse().unwrap();
+        Step { id, plane: "echo".into(), what: What::BlackHole { victim }, incident: "i".into(), reason: "r".into() }
+    }
+
+    #[test]
+    fn a_change_is_carried_out_and_told_once() {
+        let (told, reports) = channel();
+        let tell = Box::new(move |report: &Report| told.send(report.clone()).unwrap_or_default());
+        let plane = Plane::spawn(Box::new(Echo), Arc::new(Silent), tell).unwrap();
+        let next = || reports.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(next().steps, []);
+        plane.want(vec![step(1), step(2)].into());
+        assert_eq!(next().steps, [(1, Standing::Present), (2, Standing::Present)]);
+        // A driver that fails costs its own report, and nothing else.
+        plane.want(vec![step(13)].into());
+        assert!(next().trouble.is_some());
+        plane.want(vec![step(2)].into());
+        assert_eq!(next(), Report { plane: "echo".into(), steps: vec![(2, Standing::Present)], ..Report::default() });
+        plane.stop(Duration::from_secs(10));
+        assert!(reports.try_recv().is_err(), "nothing was told twice");
+    }
+}
