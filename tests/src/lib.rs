@@ -4,6 +4,7 @@
 pub mod daemon;
 pub mod evaluate;
 pub mod packet;
+pub mod peers;
 pub mod sandbox;
 pub mod simulate;
 pub mod traffic;

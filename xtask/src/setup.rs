@@ -29,7 +29,7 @@ pub(crate) enum Need {
 }
 
 /// A tool of the tests: the Debian package, and the program that shows it is there.
-const TEST_TOOLS: [(&str, &str); 7] = [
+const TEST_TOOLS: [(&str, &str); 9] = [
     ("iproute2", "ip"),
     ("ethtool", "ethtool"),
     ("nftables", "nft"),
@@ -37,6 +37,19 @@ const TEST_TOOLS: [(&str, &str); 7] = [
     ("xdp-tools", "xdp-filter"),
     ("bpftool", "bpftool"),
     ("iputils-ping", "ping"),
+    ("iptables", "iptables-restore"),
+    ("python3-pkg-resources", "python3"),
+];
+
+/// Daemons that tests speak with: the Debian package, and a file that shows it is there. They are unpacked under
+/// `target/peers` and not installed: an installed one would start, and listen.
+const PEERS: [(&str, &str); 6] = [
+    ("gobgpd", "usr/bin/gobgpd"),
+    ("bird2", "usr/sbin/bird"),
+    ("libssh-gcrypt-4", "usr/share/doc/libssh-gcrypt-4"),
+    ("libreadline8", "usr/share/doc/libreadline8"),
+    ("python3-exabgp", "usr/sbin/python3-exabgp"),
+    ("prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -112,7 +125,8 @@ fn install_debian(apt: &apt::Apt) -> Result<bool> {
 
 fn test_tools() -> Result<()> {
     if let Some(apt) = apt::Apt::find() {
-        return apt.install_available(&TEST_TOOLS.map(|(package, _)| package));
+        apt.install_available(&TEST_TOOLS.map(|(package, _)| package))?;
+        return apt.unpack_available(&PEERS, &command::root().join("target/peers"));
     }
     let missing = missing_test_tools();
     if missing.is_empty() {

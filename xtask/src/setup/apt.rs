@@ -1,6 +1,8 @@
 //! Installing Debian packages without a question, beside whoever else holds APT's locks.
 
 use std::{
+    fs,
+    path::Path,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -63,6 +65,64 @@ impl Apt {
             }
         }
         self.tell(&present, &missing)
+    }
+
+    /// Unpacks those of the packages that are available below a directory, and names the others. The path beside each
+    /// is there once it is unpacked.
+    ///
+    /// # Errors
+    /// Fails like [`Self::install_all`].
+    pub(super) fn unpack_available(&self, packages: &[(&str, &str)], into: &Path) -> Result<()> {
+        let missing: Vec<_> = packages.iter().filter(|(_, path)| !into.join(path).exists()).collect();
+        if missing.is_empty() {
+            println!("peers of tests: all present in {}", into.display());
+            return Ok(());
+        }
+        let downloads = into.join("packages");
+        fs::create_dir_all(&downloads).with_context(|| downloads.display().to_string())?;
+        let mut updated = false;
+        for (package, path) in missing {
+            if !self.available(package)? && !updated {
+                self.update()?;
+                updated = true;
+            }
+            if !self.available(package)? {
+                println!("{package}: not available here; the tests that use it skip themselves and say so");
+                continue;
+            }
+            self.download(package, &downloads, &mut updated)?;
+            for entry in fs::read_dir(&downloads).with_context(|| downloads.display().to_string())? {
+                let file = entry?.path();
+                let output = Command::new("dpkg-deb").arg("--extract").args([&file, into]).output();
+                let output = output.context("cannot start dpkg-deb")?;
+                if !output.status.success() {
+                    bail!("unpacking {package} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+                }
+                fs::remove_file(&file).with_context(|| file.display().to_string())?;
+            }
+            if !into.join(path).exists() {
+                bail!("{package} was unpacked, but there is no {path} in it: this Debian has another layout");
+            }
+            println!("{package}: unpacked below {}, not installed", into.display());
+        }
+        Ok(())
+    }
+
+    /// Downloads a package; lists that are out of date name versions that are gone.
+    fn download(&self, package: &str, into: &Path, updated: &mut bool) -> Result<()> {
+        loop {
+            let mut download = english("apt-get");
+            download.args(["download", "--quiet", package]).current_dir(into);
+            let output = download.output().context("cannot start apt-get")?;
+            if output.status.success() {
+                return Ok(());
+            }
+            if *updated {
+                bail!("apt-get download {package} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+            }
+            self.update()?;
+            *updated = true;
+        }
     }
 
     fn tell(&self, packages: &[&str], installed: &[&str]) -> Result<()> {
