@@ -137,7 +137,7 @@ pub fn refusals<'a>(driver: &'a dyn Driver, steps: &'a [Step]) -> impl Iterator<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
 
     use super::*;
     use crate::{act::upstream::Act, decide::ladder::Standing};
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_change_is_carried_out_and_told_once() {
-        let (told, reports) = channel();
+        let (told, reports) = sync_channel(64);
         let tell = Box::new(move |report: &Report| told.send(report.clone()).unwrap_or_default());
         let plane = Plane::spawn(Box::new(Echo), Arc::new(Silent), tell).unwrap();
         let next = || reports.recv_timeout(Duration::from_secs(10)).unwrap();
