@@ -10,6 +10,7 @@ use super::{
     pattern::{Origin, Pattern},
     read::{self, Problem},
 };
+use crate::{decide::Packet, rule::Ranges};
 
 /// Patterns at most.
 pub const MOST_PATTERNS: usize = 2000;
@@ -30,9 +31,21 @@ pub const CUSTOM: &str = "custom";
 pub struct Library {
     patterns: Vec<Pattern>,
     /// For each IP protocol, the patterns that such a packet may match.
-    by_proto: Vec<Vec<u16>>,
+    by_proto: Vec<Candidates>,
     texts: Texts,
 }
+
+/// Patterns by what they ask for that can be looked up: most of those of reflection name one port.
+#[derive(Debug, Default)]
+struct Candidates {
+    by_sport: BTreeMap<u16, Vec<u16>>,
+    by_dport: BTreeMap<u16, Vec<u16>>,
+    /// Those that name no port, or many.
+    others: Vec<u16>,
+}
+
+/// A pattern that names more ports than this is compared with every packet of its protocol.
+const MOST_PORTS: u32 = 16;
 
 /// The texts that may stand anywhere. Needles are numbered across all patterns.
 #[derive(Debug, Default)]
@@ -70,12 +83,7 @@ impl Library {
     pub fn of(mut patterns: Vec<Pattern>) -> Self {
         patterns.truncate(MOST_PATTERNS);
         patterns.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-        let may = |pattern: &Pattern, proto: u8| {
-            pattern.matches.as_ref().is_none_or(|matches| matches.proto.is_any() || matches.proto.contains(proto))
-        };
-        let by_proto = (0..=u8::MAX)
-            .map(|proto| (0u16..).zip(&patterns).filter(|(_, pattern)| may(pattern, proto)).map(|(i, _)| i).collect())
-            .collect();
+        let by_proto = (0..=u8::MAX).map(|proto| Candidates::of(&patterns, proto)).collect();
         let texts = Texts::of(&patterns);
         Self { patterns, by_proto, texts }
     }
@@ -107,12 +115,15 @@ impl Library {
     pub fn scan<'s>(&self, look: &Look<'_>, scratch: &'s mut Scratch) -> &'s [u16] {
         scratch.hits.clear();
         let mut searched = false;
-        let candidates = self.by_proto.get(usize::from(look.packet.proto)).map_or(&[][..], Vec::as_slice);
-        for &number in candidates {
-            let Some(pattern) = self.patterns.get(usize::from(number)).filter(|pattern| pattern.fits(look)) else {
-                continue;
-            };
+        let subject = look.packet.subject();
+        let candidates = self.by_proto.get(usize::from(look.packet.proto));
+        for &number in candidates.into_iter().flat_map(|all| all.lists(look.packet)).flatten() {
             let (first, count) = self.texts.of_pattern.get(usize::from(number)).copied().unwrap_or_default();
+            if count > 0 && look.payload.is_empty() {
+                continue;
+            }
+            let pattern = self.patterns.get(usize::from(number));
+            let Some(pattern) = pattern.filter(|pattern| pattern.fits(look, &subject)) else { continue };
             if count > 0 {
                 if !searched {
                     self.texts.search(look.payload, &mut scratch.found);
@@ -126,8 +137,44 @@ impl Library {
             debug_assert!(!pattern.name.is_empty());
             scratch.hits.push(number);
         }
+        // A pattern that is found by both of a packet's ports is in one list only.
+        scratch.hits.sort_unstable();
         &scratch.hits
     }
+}
+
+impl Candidates {
+    fn of(patterns: &[Pattern], proto: u8) -> Self {
+        let mut candidates = Self::default();
+        let few = |ports: &Ranges<u16>| {
+            let count: u32 = ports.iter().map(|(first, last)| u32::from(last) - u32::from(first) + 1).sum();
+            (1..=MOST_PORTS).contains(&count)
+        };
+        let mut put = |map: fn(&mut Self) -> &mut BTreeMap<u16, Vec<u16>>, ports: &Ranges<u16>, number: u16| {
+            for port in ports.iter().flat_map(|(first, last)| first..=last) {
+                map(&mut candidates).entry(port).or_default().push(number);
+            }
+        };
+        let mut others = Vec::new();
+        for (number, pattern) in (0u16..).zip(patterns) {
+            match &pattern.matches {
+                Some(matches) if !matches.proto.is_any() && !matches.proto.contains(proto) => {}
+                Some(matches) if few(&matches.sport) => put(|all| &mut all.by_sport, &matches.sport, number),
+                Some(matches) if few(&matches.dport) => put(|all| &mut all.by_dport, &matches.dport, number),
+                _ => others.push(number),
+            }
+        }
+        candidates.others = others;
+        candidates
+    }
+
+    fn lists(&self, packet: &Packet) -> [&[u16]; 3] {
+        [&self.others, on(&self.by_sport, packet.key.sport), on(&self.by_dport, packet.key.dport)]
+    }
+}
+
+fn on(ports: &BTreeMap<u16, Vec<u16>>, port: u16) -> &[u16] {
+    ports.get(&port).map_or(&[], Vec::as_slice)
 }
 
 impl Texts {
