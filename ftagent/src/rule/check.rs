@@ -147,7 +147,7 @@ fn limits_sources(matches: &FlowMatch) -> bool {
 }
 
 /// Says what a rule matches in effect where nothing narrows it down: `every TCP packet`.
-fn matches_in_effect(matches: &FlowMatch) -> Option<String> {
+pub fn matches_in_effect(matches: &FlowMatch) -> Option<String> {
     let FlowMatch { src, dst, port, sport, dport, icmp_type, icmp_code, len, dscp, ttl, .. } = matches;
     // The whole of a field, and what nearly all packets have in it.
     const WHOLE: f64 = 0.9;

@@ -7,10 +7,13 @@
 
 mod action;
 pub mod check;
+pub mod flowspec;
 mod matching;
+pub mod nft;
 mod relate;
 pub mod set;
 mod text;
+pub mod vendor;
 mod words;
 
 use std::net::IpAddr;

@@ -66,7 +66,7 @@ fn fragments() -> impl Strategy<Value = Vec<Fragment>> {
 }
 
 prop_compose! {
-    fn matches()(of in select(vec![Family::Ip4, Family::Ip6]))(
+    pub(super) fn matches()(of in select(vec![Family::Ip4, Family::Ip6]))(
         family in option::of(Just(of)),
         src in net(Some(of)),
         dst in net(Some(of)),
@@ -89,7 +89,7 @@ prop_compose! {
 }
 
 /// A match of few dimensions: those of all are satisfied by hardly any packet.
-fn simple() -> impl Strategy<Value = FlowMatch> {
+pub(super) fn simple() -> impl Strategy<Value = FlowMatch> {
     (matches(), any::<u16>(), any::<u16>()).prop_map(|(all, keep, more)| {
         let keeps = |bit: u16| keep & more & 1 << bit != 0;
         let none = FlowMatch::default();
@@ -115,19 +115,19 @@ fn simple() -> impl Strategy<Value = FlowMatch> {
 
 /// A packet as the parser would give it, of values that the matches above ask for.
 #[derive(Clone, Debug)]
-struct Sample {
+pub(super) struct Sample {
     ends: (IpAddr, IpAddr),
     key: Key,
     payload: Vec<u8>,
 }
 
 impl Sample {
-    fn subject(&self) -> Subject<'_> {
+    pub(super) fn subject(&self) -> Subject<'_> {
         Subject { ends: Some(self.ends), key: self.key, payload: &self.payload }
     }
 }
 
-fn samples() -> impl Strategy<Value = Sample> {
+pub(super) fn samples() -> impl Strategy<Value = Sample> {
     let low = || prop_oneof![4 => 0..8u16, 1 => any::<u16>()];
     let fields = (low(), low(), low(), 0..64u8, prop_oneof![4 => 0..8u8, 1 => any::<u8>()]);
     let kinds = (select(vec![1u8, 2, 6, 17, 47, 58, 200]), any::<bool>(), 0..4u128, 0..4u128);
