@@ -14,13 +14,9 @@ use std::{
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle, actions::CreateMultipartUpload};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use ureq::{
-    Agent, Body,
-    http::Response,
-    tls::{Certificate, RootCerts, TlsConfig},
-};
+use ureq::{Agent, Body, http::Response};
 
-use crate::config::Remote as Settings;
+use crate::{act::http::tls, config::Remote as Settings};
 
 /// How long a signed request is valid.
 const VALID: Duration = Duration::from_secs(15 * 60);
@@ -42,6 +38,9 @@ pub enum RemoteError {
         /// What is wrong with it, and the remedy.
         what: String,
     },
+    /// The file of certificates cannot be used: its name, what is wrong, and the remedy.
+    #[error("{0}")]
+    Certificates(String),
     /// The endpoint or the bucket cannot be written as a URL.
     #[error("`remote.endpoint` and `remote.bucket`: {0}")]
     Url(String),
@@ -122,7 +121,7 @@ impl Store {
             .timeout_per_read(Some(Duration::from_secs(60)))
             .timeout_per_write(Some(Duration::from_secs(60)))
             .user_agent(concat!("ftagent/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls(settings.ca_file.as_deref())?)
+            .tls_config(tls(settings.ca_file.as_deref()).map_err(RemoteError::Certificates)?)
             .build();
         Ok(Self {
             bucket,
@@ -297,23 +296,4 @@ fn credentials(path: &Path) -> Result<Credentials, RemoteError> {
         Some((_, token)) => Credentials::new_with_token(key, secret, token),
         None => Credentials::new(key, secret),
     })
-}
-
-fn tls(ca_file: Option<&Path>) -> Result<TlsConfig, RemoteError> {
-    let Some(path) = ca_file else { return Ok(TlsConfig::builder().build()) };
-    let wrong = |what: String| RemoteError::Settings { path: path.to_owned(), what };
-    let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read ({error})")))?;
-    let items = ureq::tls::parse_pem(&pem).collect::<Result<Vec<_>, _>>();
-    let items = items.map_err(|error| wrong(format!("is not PEM ({error})")))?;
-    let certificates: Vec<Certificate<'static>> = items
-        .into_iter()
-        .filter_map(|item| match item {
-            ureq::tls::PemItem::Certificate(certificate) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(wrong("has no certificate in it".to_owned()));
-    }
-    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build())
 }
