@@ -2,6 +2,7 @@
 
 mod disguise;
 mod known;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,6 +19,7 @@ use super::{
     flows::Flow,
     guard::{self, Plan, Sentry, Validation},
     incident::{Entry, Incident},
+    ladder::{Ladder, Turn},
     machine::{Known, Machine},
     mitigate::{
         Exempt, Mode, Wanted,
@@ -65,6 +67,17 @@ pub enum Event {
     Closed {
         /// Its id.
         id: String,
+    },
+    /// The ladder moved: something is asked of the network upstream, or taken back.
+    Ladder {
+        /// The incident; may be over already.
+        id: String,
+        /// The rung, as the configuration names it.
+        rung: String,
+        /// What kind of move.
+        turn: Turn,
+        /// What and why, in words.
+        what: String,
     },
     /// Something to know that is no attack: the ceiling doubled, load that looks human.
     Notice {
@@ -167,6 +180,7 @@ pub struct Decider {
     sentry: Sentry,
     tripwire: Tripwire,
     watch: Watch,
+    ladder: Ladder,
     now: Now,
 }
 
@@ -192,6 +206,7 @@ clone_in_place!(Decider {
     sentry,
     tripwire,
     watch,
+    ladder,
     now
 });
 
@@ -220,6 +235,7 @@ impl Decider {
             sentry: Sentry::default(),
             tripwire: Tripwire::default(),
             watch: Watch::default(),
+            ladder: Ladder::default(),
             now: Now::default(),
         }
     }
@@ -328,6 +344,7 @@ impl Decider {
         events.extend(machine.on_tick(tick, &Known { detector, baselines, destinations }));
         events.extend(self.mitigate(tick, trusted));
         self.hold(tick.now, trusted);
+        events.extend(self.climb(tick, trusted));
         events.extend(self.learn(tick));
         events
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Decider, Event, Now,
+    ladder::{Report, Uplink, Upstream},
     mitigate::{Exempt, Mode},
 };
 use crate::rule::FlowMatch;
@@ -26,6 +27,27 @@ pub enum Input {
     },
     /// The rules of operators: see [`Decider::watch`].
     Watch(Vec<WatchedRule>),
+    /// The ladder's policy, and what it may be about.
+    Upstream(Box<Upstream>),
+    /// How full the uplink is.
+    Uplink(Uplink),
+    /// What planes found.
+    Planes(Vec<Report>),
+    /// An operator approves what the ladder asks for, or puts back what was taken back, by its number.
+    Approve {
+        /// The number of a rung or of one of its steps.
+        step: u32,
+    },
+    /// An operator denies what the ladder asks for.
+    Deny {
+        /// See [`Self::Approve`].
+        step: u32,
+    },
+    /// An operator takes back what is upstream, for the rest of the attack.
+    Withdraw {
+        /// See [`Self::Approve`]; absent: everything.
+        step: Option<u32>,
+    },
 }
 
 /// An operator's rule whose cost is measured.
@@ -56,6 +78,12 @@ impl Decider {
             Input::Watch(rules) => {
                 self.watch(rules.into_iter().map(|rule| (rule.id, rule.matches, rule.counts)));
             }
+            Input::Upstream(upstream) => return self.set_upstream(*upstream),
+            Input::Uplink(uplink) => self.note_uplink(uplink),
+            Input::Planes(reports) => self.note_reports(reports),
+            Input::Approve { step } => return self.operate(|ladder, now| ladder.approve(step, now)),
+            Input::Deny { step } => return self.operate(|ladder, now| ladder.deny(step, now)),
+            Input::Withdraw { step } => return self.operate(|ladder, now| ladder.withdraw(step, now)),
         }
         Vec::new()
     }

@@ -6,4 +6,5 @@ pub mod meter;
 pub mod pace;
 pub mod poll;
 pub mod signals;
+pub mod uplink;
 pub mod window;

@@ -60,7 +60,15 @@ impl Input {
                 let rule = |rule: WatchedRule| Some(WatchedRule { matches: flow(rule.matches, change)?, ..rule });
                 Self::Watch(rules.into_iter().filter_map(rule).collect())
             }
-            Self::Accept(_) | Self::Reset(_) => self,
+            // The ladder of a disguised core is not used: what it is about is addresses.
+            Self::Upstream(_) => Self::Upstream(Box::default()),
+            Self::Planes(_) => Self::Planes(Vec::new()),
+            Self::Accept(_)
+            | Self::Reset(_)
+            | Self::Uplink(_)
+            | Self::Approve { .. }
+            | Self::Deny { .. }
+            | Self::Withdraw { .. } => self,
         }
     }
 }

@@ -3,11 +3,39 @@
 //!
 //! Decisions are data: a list of [`Step`]s that are wanted. The planes ([`crate::act::upstream`]) see to it
 //! that they are there and nothing else of ours is, and say what they found.
+//!
+//! [`Policy`] says what must hold to climb; [`Ladder`] is the state machine; [`safety`] is what it may never
+//! ask for; [`plan`] runs it against a network that is imagined. All times are monotonic.
+
+mod aim;
+mod climb;
+mod descend;
+mod engine;
+mod forecast;
+mod link;
+pub mod model;
+mod operator;
+pub mod plan;
+mod policy;
+pub mod safety;
+mod saved;
+mod scene;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::rule::{Action, FlowMatch};
+
+pub use aim::Aim;
+pub use engine::{Ladder, Move};
+pub use link::Uplink;
+pub use policy::{Approve, Kept, Kind, LadderMode, Policy, Probe, Rung, Upstream, When};
+pub use saved::Saved;
+pub use scene::{Attack, Filter, Scene, Traffic};
+pub use view::{RungView, StepView, Turn, View};
 
 /// What is asked of a plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -192,6 +192,11 @@ impl Keeper {
         self.incident.as_deref()
     }
 
+    /// Returns the rules that drop, in the order in which they are tried.
+    pub fn in_force(&self) -> impl Iterator<Item = &Life> {
+        self.lives.iter().filter(|life| life.phase == Phase::Enforcing)
+    }
+
     /// Gives rules numbers above this one: an earlier life gave out those up to it.
     pub fn count_from(&mut self, id: u32) {
         self.last_id = self.last_id.max(id);

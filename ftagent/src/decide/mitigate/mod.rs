@@ -9,7 +9,7 @@ pub mod collateral;
 mod evidence;
 pub mod keeper;
 pub mod levels;
-mod life;
+pub mod life;
 pub mod memory;
 #[cfg(test)]
 mod tests;

@@ -192,7 +192,7 @@ fn minus<T: Number + TryFrom<u32>>(set: &Ranges<T>, other: &Ranges<T>) -> Option
 }
 
 /// Returns the prefixes that make up `net` without `hole`, widest first.
-fn halves(net: IpNet, hole: IpNet) -> Option<Vec<IpNet>> {
+pub fn halves(net: IpNet, hole: IpNet) -> Option<Vec<IpNet>> {
     if !net.contains(&hole) || net == hole {
         return None;
     }

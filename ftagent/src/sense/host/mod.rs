@@ -14,7 +14,7 @@ mod tests;
 pub mod watch;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -65,6 +65,9 @@ pub struct DefaultRoute {
     pub metric: u32,
 }
 
+/// The port of BGP (RFC 4271).
+const BGP: u16 = 179;
+
 /// What is known about this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HostFacts {
@@ -78,6 +81,8 @@ pub struct HostFacts {
     pub ssh_ports: BTreeSet<u16>,
     /// Peers of established connections to SSH ports on which something listens.
     pub operators: BTreeSet<IpAddr>,
+    /// Own addresses that carry sessions by which this host is managed or routed, and what they carry.
+    pub carrying: BTreeMap<IpAddr, &'static str>,
     /// Ports of unconnected UDP sockets outside the ephemeral range, not bound to loopback.
     pub udp_services: BTreeSet<u16>,
     /// What could not be read, and why.
@@ -121,14 +126,27 @@ impl HostFacts {
         for name in ["tcp", "tcp6"] {
             let lines = lines(&root.proc.join("net").join(name), &mut self.problems);
             // A busy server has many sockets: keep those of SSH ports only.
-            sockets.extend(proc::sockets(lines).filter(|socket| self.ssh_ports.contains(&socket.local_port)));
+            sockets.extend(proc::sockets(lines).filter(|socket| {
+                self.ssh_ports.contains(&socket.local_port) || [socket.local_port, socket.peer_port].contains(&BGP)
+            }));
         }
         let listening: BTreeSet<u16> =
             sockets.iter().filter(|socket| socket.state == proc::LISTEN).map(|socket| socket.local_port).collect();
         let operator = |socket: &proc::Socket| {
-            (socket.state == proc::ESTABLISHED && listening.contains(&socket.local_port)).then_some(socket.peer)
+            let ssh = self.ssh_ports.contains(&socket.local_port);
+            (ssh && socket.state == proc::ESTABLISHED && listening.contains(&socket.local_port)).then_some(socket.peer)
         };
         self.operators = sockets.iter().filter_map(operator).collect();
+        let established = sockets.iter().filter(|socket| socket.state == proc::ESTABLISHED);
+        let carries = |socket: &proc::Socket| match () {
+            () if self.ssh_ports.contains(&socket.local_port) && listening.contains(&socket.local_port) => {
+                Some("an SSH session")
+            }
+            () if [socket.local_port, socket.peer_port].contains(&BGP) => Some("a BGP session"),
+            () => None,
+        };
+        let carrying = established.filter_map(|socket| Some((socket.local.to_canonical(), carries(socket)?)));
+        self.carrying = carrying.filter(|(address, _)| !address.is_loopback()).collect();
     }
 
     /// Returns the interfaces of the preferred default route of each family: what "auto" means.

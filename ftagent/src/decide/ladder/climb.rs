@@ -1,0 +1,456 @@
+//! The way up.
+
+use super::{
+    Approve, Attack, Kind, Rung, Scene, Standing, Step, Turn, What,
+    descend::hold_longer,
+    engine::{Bar, Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
+    forecast::FULL,
+    safety::{self, Wish},
+};
+
+/// Rules against a young attack are still being found: nothing above filters is climbed before, nanoseconds.
+const YOUNG_NS: u64 = 3 * SECOND_NS;
+/// After it is there, a step is given so long to show that it helps, nanoseconds.
+const SETTLE_NS: u64 = 3 * SECOND_NS;
+/// A step that helps leaves less than this share of what it is about.
+const HELPS: f64 = 0.5;
+/// A rung that did not help is tried again after this time, which doubles, nanoseconds.
+const AGAIN_NS: u64 = 600 * SECOND_NS;
+/// One that a plane refused is tried again after this time, nanoseconds.
+const REFUSED_NS: u64 = 300 * SECOND_NS;
+/// A plane in trouble for so long is not waited for, nanoseconds.
+const TROUBLE_NS: u64 = 3 * SECOND_NS;
+/// An attack with less than this share of what arrives does not fill the uplink.
+const OF_LOAD: f64 = 0.2;
+/// Growth of an uplink that is emptier than this foretells nothing.
+const LEAST_FULL: f64 = 0.05;
+/// Growth is that since the incident, and this long before, nanoseconds.
+const BEFORE_NS: u64 = 2 * SECOND_NS;
+
+impl Ladder {
+    /// Fits the growth of the uplink anew where there is something new to fit.
+    pub(super) fn foresee(&mut self, scene: &Scene<'_>) {
+        let Some(attack) = scene.attack else {
+            (self.growth, self.foreseen) = (None, (0, 0));
+            return;
+        };
+        let since_ns = attack.opened_ns.saturating_sub(BEFORE_NS);
+        let of = (self.link.newest_ns(), since_ns);
+        if self.foreseen != of {
+            (self.growth, self.foreseen) = (self.link.growth(since_ns), of);
+        }
+    }
+
+    /// Returns seconds until the uplink is full, if it goes on as it does since the attack began.
+    pub(super) fn full_in_s(&self, now_ns: u64) -> Option<f64> {
+        let uplink = self.link.now(now_ns)?;
+        self.growth?.reaches(uplink.used_bps, uplink.capacity_bps? * FULL)
+    }
+
+    /// Says why a rung is needed now; `None` where it is not.
+    pub(super) fn need(&self, rung: &Rung, scene: &Scene<'_>) -> Option<String> {
+        let attack = scene.attack?;
+        let now_ns = scene.now.mono_ns;
+        if let Some(uplink) = self.link.now(now_ns)
+            && let (Some(full), Some(wanted)) = (uplink.utilisation(), rung.when.utilisation)
+            && attack.bps >= OF_LOAD * uplink.used_bps
+        {
+            if full >= wanted {
+                return Some(format!("the uplink is {:.0} % full", 100.0 * full));
+            }
+            let eta = self.full_in_s(now_ns);
+            let ahead = rung.activation_ms as f64 / 1e3;
+            let ahead = if rung.kind == Kind::BlackHole { ahead + 2.0 } else { ahead * 1.75 + 5.0 };
+            if let Some(eta) = eta.filter(|eta| full >= LEAST_FULL && *eta <= ahead) {
+                let takes = rung.activation_ms as f64 / 1e3;
+                return Some(format!(
+                    "the uplink, {:.0} % full, will be {:.0} % full in {eta:.0} s, and this takes {takes:.0} s",
+                    100.0 * full,
+                    100.0 * FULL
+                ));
+            }
+        }
+        let (lost, softirq) = self.strain.unwrap_or((0.0, 0.0));
+        if rung.when.lost_pps.is_some_and(|most| lost >= most) {
+            return Some(format!("this host loses {lost:.0} packets a second before it can look at them"));
+        }
+        if rung.when.softirq.is_some_and(|most| softirq >= most) {
+            return Some(format!("a CPU spends {:.0} % of its time taking packets", 100.0 * softirq));
+        }
+        let young = now_ns.saturating_sub(attack.opened_ns) < YOUNG_NS;
+        let residual = rung.when.residual.filter(|most| attack.residual >= *most && !young);
+        residual.map(|_| format!("{:.0} % of the attack pass what is dropped here", 100.0 * attack.residual))
+    }
+
+    /// Takes in what planes said of the steps that are wanted.
+    pub(super) fn hear(&mut self, climb: &mut Climb, moves: &mut Vec<Move>) {
+        for i in 0..climb.states.len() {
+            let (Some(state), Some(rung)) = (climb.states.get(i), self.upstream.policy.rungs.get(i)) else { continue };
+            if !state.is_live() || self.dry {
+                continue;
+            }
+            let heard: Vec<(What, Option<Standing>)> =
+                state.steps.iter().map(|step| (step.what.clone(), self.standing(step).cloned())).collect();
+            let name = rung.name.clone();
+            let (mut gone, mut refused) = (Vec::new(), None);
+            for (what, standing) in &heard {
+                match standing {
+                    Some(Standing::TakenBack) => gone.push(what.clone()),
+                    Some(Standing::Refused(why)) => refused = Some((what.clone(), why.clone())),
+                    _ => {}
+                }
+            }
+            let is = |wanted: fn(&Standing) -> bool| {
+                heard.iter().filter(move |(_, standing)| standing.as_ref().is_some_and(wanted)).count()
+            };
+            let there = is(|standing| *standing == Standing::Present);
+            let failed = is(|standing| matches!(standing, Standing::Failed(_)));
+            if !gone.is_empty() {
+                self.taken_back(climb, i, &gone, moves);
+            } else if let Some((what, why)) = refused {
+                self.refused(climb, i, &what, &why, moves);
+            } else if there > 0 && there + failed == heard.len() {
+                let now = self.now;
+                let Some(state) = climb.states.get_mut(i) else { continue };
+                match &mut state.stage {
+                    Stage::Up { since_ns, present_ns: present @ None, .. } => {
+                        *present = Some(now.mono_ns);
+                        let after = now.mono_ns.saturating_sub(*since_ns) as f64 / 1e9;
+                        moves.push(moved(
+                            climb,
+                            &name,
+                            Turn::Changed,
+                            format!("is there, {after:.1} s after it was asked for"),
+                        ));
+                    }
+                    Stage::Trickle { seen_ns: seen @ None, .. } => *seen = Some(now.mono_ns),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Somebody took steps back where they were: they stay away.
+    fn taken_back(&mut self, climb: &mut Climb, i: usize, gone: &[What], moves: &mut Vec<Move>) {
+        climb.hands_off = true;
+        let now = self.now;
+        let Some(state) = climb.states.get_mut(i) else { return };
+        state.spared.extend(gone.iter().cloned());
+        let texts: Vec<String> = gone.iter().map(ToString::to_string).collect();
+        let what = format!("taken back by hand, and left so for the rest of the attack: {}", texts.join("; "));
+        if gone.len() == state.steps.len() {
+            state.go(Stage::Barred { bar: Bar::TakenBack, until_ns: None }, now, what.clone());
+        } else {
+            state.steps.retain(|step| !gone.contains(&step.what));
+        }
+        let name = state.name.clone();
+        moves.push(moved(climb, &name, Turn::Stopped, what));
+    }
+
+    fn refused(&mut self, climb: &mut Climb, i: usize, what: &What, why: &str, moves: &mut Vec<Move>) {
+        let now = self.now;
+        let Some(state) = climb.states.get_mut(i) else { return };
+        let name = state.name.clone();
+        if matches!(state.stage, Stage::Trickle { .. }) {
+            // It drops and does not limit: then by taking it back.
+            (state.no_trickle, state.steps) = (true, Vec::new());
+            let since_ns = now.mono_ns;
+            state.go(
+                Stage::Away { since_ns, probe_ns: since_ns },
+                now,
+                format!("{name} lets no trickle through: {why}"),
+            );
+            return;
+        }
+        let said = format!("{name} refuses `{what}`: {why}");
+        if state.steps.len() <= 1 {
+            let until_ns = Some(now.mono_ns + REFUSED_NS);
+            state.go(Stage::Barred { bar: Bar::Refused, until_ns }, now, said.clone());
+        } else {
+            state.steps.retain(|step| step.what != *what);
+            state.spared.push(what.clone());
+        }
+        moves.push(moved(climb, &name, Turn::Failed, said));
+    }
+
+    /// Climbs a rung where that is due: one in a tick.
+    pub(super) fn ascend(&mut self, climb: &mut Climb, scene: &Scene<'_>, moves: &mut Vec<Move>) {
+        let Some(attack) = scene.attack else { return };
+        let now_ns = scene.now.mono_ns;
+        let mut waits = false;
+        for i in 0..climb.states.len() {
+            let (Some(stage), Some(rung)) =
+                (climb.states.get(i).map(|state| state.stage), self.upstream.policy.rungs.get(i).cloned())
+            else {
+                return;
+            };
+            match stage {
+                Stage::Idle => {
+                    let held = waits && rung.kind == Kind::BlackHole;
+                    let young = now_ns.saturating_sub(attack.opened_ns) < YOUNG_NS;
+                    if held || young && rung.kind != Kind::Filter {
+                        continue;
+                    }
+                    let Some(why) = self.need(&rung, scene) else { continue };
+                    match self.start(climb, i, &rung, scene, attack, &why, moves) {
+                        Started::Yes => return,
+                        Started::Waits => waits = true,
+                        // Rules against it are still being found.
+                        Started::No if young => return,
+                        Started::No => {}
+                    }
+                }
+                // Whether it would have helped is not known.
+                Stage::Dry => return,
+                Stage::Asking => {
+                    let Some(state) = climb.states.get(i) else { return };
+                    let patience_ns = self.upstream.policy.patience_ms.saturating_mul(1_000_000);
+                    waits |= now_ns.saturating_sub(state.since.mono_ns) < patience_ns;
+                    self.wish_again(climb, i, &rung, scene, attack);
+                }
+                Stage::Up { .. } => {
+                    if !self.settled(climb, i, &rung, scene, moves) {
+                        return;
+                    }
+                    self.amend(climb, i, &rung, scene, attack, moves);
+                }
+                Stage::Trickle { .. } | Stage::Away { .. } => return,
+                Stage::Barred { until_ns, .. } => {
+                    if until_ns.is_some_and(|until| now_ns >= until)
+                        && let Some(state) = climb.states.get_mut(i)
+                    {
+                        state.go(Stage::Idle, scene.now, "may be tried again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns whether nothing more is to be expected of a rung than what it does now.
+    fn settled(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, moves: &mut Vec<Move>) -> bool {
+        let now_ns = scene.now.mono_ns;
+        let trouble = self.trouble(rung).map(str::to_owned);
+        let failure = climb.states.get(i).and_then(|state| {
+            state.steps.iter().find_map(|step| match self.standing(step) {
+                Some(Standing::Failed(why)) => Some(why.clone()),
+                _ => None,
+            })
+        });
+        let Some(state) = climb.states.get_mut(i) else { return true };
+        let Stage::Up { since_ns, present_ns, judged, late } = state.stage else { return true };
+        let Some(present) = present_ns else {
+            let waited = now_ns.saturating_sub(since_ns);
+            let patience = rung.activation_ms.saturating_mul(1_250_000) + SETTLE_NS;
+            let sick = (trouble.is_some() || failure.is_some()) && waited >= TROUBLE_NS;
+            if !(sick || waited >= patience) {
+                return false;
+            }
+            if !late {
+                let why = trouble.or(failure).unwrap_or_else(|| format!("nothing after {:.0} s", waited as f64 / 1e9));
+                state.stage = Stage::Up { since_ns, present_ns, judged, late: true };
+                let what = format!("is not there yet ({why}); it stays asked for, and the next rung is looked at");
+                let name = state.name.clone();
+                moves.push(moved(climb, &name, Turn::Failed, what));
+            }
+            return true;
+        };
+        if judged {
+            return true;
+        }
+        if now_ns.saturating_sub(present) < SETTLE_NS {
+            return false;
+        }
+        state.stage = Stage::Up { since_ns, present_ns, judged: true, late };
+        if state.before_bps > 0.0 && state.arriving_bps > HELPS * state.before_bps {
+            let (before, now) = (state.before_bps / 1e6, state.arriving_bps / 1e6);
+            let what = format!(
+                "says that it is done, and nothing changed: {now:.1} of {before:.1} Mbit/s still arrive; it is taken back"
+            );
+            let until_ns = Some(now_ns + (AGAIN_NS << state.useless.min(6)));
+            state.useless += 1;
+            state.go(Stage::Barred { bar: Bar::Useless, until_ns }, scene.now, what.clone());
+            let name = state.name.clone();
+            moves.push(moved(climb, &name, Turn::Failed, what));
+        }
+        true
+    }
+
+    /// Adds filters for rules that are new, where it is not enough, and takes those back that cost too much.
+    fn amend(
+        &mut self,
+        climb: &mut Climb,
+        i: usize,
+        rung: &Rung,
+        scene: &Scene<'_>,
+        attack: &Attack,
+        moves: &mut Vec<Move>,
+    ) {
+        let Some(state) = climb.states.get(i).filter(|state| rung.kind == Kind::Filter && state.is_live()) else {
+            return;
+        };
+        let costly = |step: &Step| state.rules.get(&step.id).is_some_and(|rule| attack.withdrawn.contains(rule));
+        let gone: Vec<u32> = state.steps.iter().filter(|step| costly(step)).map(|step| step.id).collect();
+        let new: Vec<Wish> = match self.need(rung, scene) {
+            Some(_) => self.wishes(rung, scene, attack, &state.spared).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let room = rung.most.saturating_sub(state.steps.len() - gone.len());
+        let known = |what: &What| state.steps.iter().any(|step| step.what == *what);
+        let new: Vec<Wish> = new.into_iter().filter(|(what, _)| !known(what)).take(room).collect();
+        if gone.is_empty() && new.is_empty() {
+            return;
+        }
+        let what = format!("{} filters more, {} less: the rules here changed", new.len(), gone.len());
+        let (added, rules) = self.steps_of(rung, &climb.incident, &what, new);
+        let Some(state) = climb.states.get_mut(i) else { return };
+        state.steps.retain(|step| !gone.contains(&step.id));
+        state.rules.retain(|step, _| !gone.contains(step));
+        state.steps.extend(added);
+        state.rules.extend(rules);
+        let empty = state.steps.is_empty();
+        if empty {
+            state.go(Stage::Idle, scene.now, "the rules that it came from cost too much");
+        } else if let Stage::Up { since_ns, present_ns, .. } = &mut state.stage {
+            (*since_ns, *present_ns) = (scene.now.mono_ns, None);
+        }
+        moves.push(moved(climb, &rung.name, if empty { Turn::CameBack } else { Turn::Changed }, what));
+    }
+
+    /// Keeps what is asked for up to date while it waits for approval.
+    fn wish_again(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, attack: &Attack) {
+        let Some(state) = climb.states.get(i) else { return };
+        let Ok(wishes) = self.wishes(rung, scene, attack, &state.spared) else { return };
+        let before = expected(rung, attack, &wishes);
+        let same = wishes.len() == state.steps.len()
+            && wishes.iter().zip(&state.steps).all(|((what, _), step)| *what == step.what);
+        let made = (!same).then(|| self.steps_of(rung, &climb.incident, &state.why.clone(), wishes));
+        let Some(state) = climb.states.get_mut(i) else { return };
+        state.before_bps = before;
+        if let Some((steps, rules)) = made {
+            (state.steps, state.rules) = (steps, rules);
+        }
+    }
+
+    fn wishes(&self, rung: &Rung, scene: &Scene<'_>, attack: &Attack, spared: &[What]) -> Result<Vec<Wish>, String> {
+        let wishes = safety::wishes(rung.kind, attack, &self.upstream, scene.exempt, rung.most)?;
+        let left: Vec<Wish> = wishes.into_iter().filter(|(what, _)| !spared.contains(what)).collect();
+        if left.is_empty() { Err("what it would ask for was refused or taken back".to_owned()) } else { Ok(left) }
+    }
+
+    fn steps_of(
+        &mut self,
+        rung: &Rung,
+        incident: &str,
+        reason: &str,
+        wishes: Vec<Wish>,
+    ) -> (Vec<Step>, std::collections::BTreeMap<u32, u32>) {
+        let (mut steps, mut rules) = (Vec::new(), std::collections::BTreeMap::new());
+        for (what, rule) in wishes {
+            let id = self.number();
+            rules.insert(id, rule);
+            let (plane, incident, reason) = (rung.plane().to_owned(), incident.to_owned(), reason.to_owned());
+            steps.push(Step { id, plane, what, incident, reason });
+        }
+        (steps, rules)
+    }
+
+    /// Climbs a rung, or asks whether it may be.
+    #[expect(clippy::too_many_arguments, reason = "what a move is made of")]
+    fn start(
+        &mut self,
+        climb: &mut Climb,
+        i: usize,
+        rung: &Rung,
+        scene: &Scene<'_>,
+        attack: &Attack,
+        why: &str,
+        moves: &mut Vec<Move>,
+    ) -> Started {
+        let Some(state) = climb.states.get(i) else { return Started::No };
+        let wishes = match self.wishes(rung, scene, attack, &state.spared) {
+            Ok(wishes) => wishes,
+            Err(problem) => {
+                if let Some(state) = climb.states.get_mut(i) {
+                    state.why = format!("{why}, but {problem}");
+                }
+                return Started::No;
+            }
+        };
+        let before = expected(rung, attack, &wishes);
+        let (steps, rules) = self.steps_of(rung, &climb.incident, why, wishes);
+        let today = self.climbed.get(&rung.name).map_or(0, std::collections::VecDeque::len);
+        let id = if state.id == 0 { self.number() } else { state.id };
+        let capped = rung.per_day > 0 && today >= rung.per_day as usize;
+        let Some(state) = climb.states.get_mut(i) else { return Started::No };
+        (state.id, state.steps, state.rules, state.before_bps, state.arriving_bps) = (id, steps, rules, before, before);
+        let texts: Vec<String> = state.steps.iter().map(|step| step.what.to_string()).collect();
+        let texts = texts.join("; ");
+        if self.dry {
+            state.go(Stage::Dry, scene.now, why);
+            let asks = if rung.approve == Approve::Ask { "ask for" } else { "announce" };
+            moves.push(moved(climb, &rung.name, Turn::Escalated, format!("would {asks} {texts}: {why} (dry run)")));
+            return Started::Yes;
+        }
+        if !state.approved && (rung.approve == Approve::Ask || capped || climb.hands_off) {
+            let because = match () {
+                () if rung.approve == Approve::Ask => String::new(),
+                () if capped => format!(" (its cap of {} in 24 hours is used up)", rung.per_day),
+                () => " (something was taken back by hand in this attack)".to_owned(),
+            };
+            state.go(Stage::Asking, scene.now, why);
+            let what = format!("asks for {texts}: {why}{because}; `ftagent ladder approve {id}`");
+            moves.push(moved(climb, &rung.name, Turn::Asked, what));
+            return Started::Waits;
+        }
+        let own = !state.approved;
+        let left = state.left_ns.take();
+        announce(state, scene.now, why);
+        if let Some(left) = left {
+            // It came back too early.
+            hold_longer(state, rung);
+            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(left));
+        }
+        if own {
+            self.climbed.entry(rung.name.clone()).or_default().push_back(scene.now.mono_ns);
+        }
+        self.totals.escalations += 1;
+        moves.push(moved(climb, &rung.name, Turn::Escalated, format!("{texts}: {why}")));
+        Started::Yes
+    }
+}
+
+/// What became of a start.
+enum Started {
+    Yes,
+    /// It waits for approval.
+    Waits,
+    /// There is nothing that it could do.
+    No,
+}
+
+/// Puts what a rung has ready upstream.
+pub(super) fn announce(state: &mut State, now: crate::decide::Now, why: &str) {
+    state.announcements += 1;
+    state.arriving_bps = state.before_bps;
+    state.go(Stage::Up { since_ns: now.mono_ns, present_ns: None, judged: false, late: false }, now, why);
+}
+
+/// Returns the bits a second that a rung should make vanish.
+fn expected(rung: &Rung, attack: &Attack, wishes: &[Wish]) -> f64 {
+    let share: f64 = match rung.kind {
+        Kind::Filter => {
+            let named = |rule: u32| wishes.iter().any(|(_, of)| *of == rule);
+            attack.filters.iter().filter(|filter| named(filter.rule)).map(|filter| filter.share).sum()
+        }
+        Kind::BlackHole => {
+            let named = |victim: &std::net::IpAddr| {
+                wishes.iter().any(|(what, _)| matches!(what, What::BlackHole { victim: net } if net.contains(victim)))
+            };
+            attack.victims.iter().filter(|(victim, _)| named(victim)).map(|(_, share)| share).sum()
+        }
+        // How much each source sends is not known: any effect will do.
+        Kind::SourceBlackHole => 0.0,
+        Kind::Scrub => 1.0,
+    };
+    attack.bps * share.min(1.0)
+}

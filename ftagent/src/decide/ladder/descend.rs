@@ -1,0 +1,226 @@
+//! The way back: from the top, one rung at a time, and never without having looked.
+
+use super::{
+    Kind, Probe, Rung, Scene, Step, Turn, What,
+    climb::announce,
+    engine::{Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
+};
+use crate::rule::{Action, Rate};
+
+/// A rung that was never there, and is not needed any more for so long, is given up, nanoseconds.
+const GIVEN_UP_NS: u64 = 10 * SECOND_NS;
+/// Approval is not asked for any more when it was not needed for so long, nanoseconds.
+const UNASKED_NS: u64 = 60 * SECOND_NS;
+/// A trickle is looked at for so long at least, a withdrawal for so long, nanoseconds.
+const TRICKLE_NS: u64 = 5 * SECOND_NS;
+const AWAY_NS: u64 = 10 * SECOND_NS;
+/// The longest probe, nanoseconds.
+const LONGEST_NS: u64 = 180 * SECOND_NS;
+/// A trickle of which this share is used shows that the attack is still there.
+const USED: f64 = 0.5;
+/// Readings of the first moments of a trickle are of what was before, nanoseconds.
+const FIRST_NS: u64 = 2 * SECOND_NS;
+/// From this announcement in one attack on, the next probe is as late as may be.
+const ANNOUNCEMENTS: u32 = 3;
+
+impl Ladder {
+    /// Comes back where that is due.
+    pub(super) fn descend(&mut self, climb: &mut Climb, scene: &Scene<'_>, moves: &mut Vec<Move>) {
+        let now_ns = scene.now.mono_ns;
+        let mut above = false;
+        for i in (0..climb.states.len()).rev() {
+            let Some(rung) = self.upstream.policy.rungs.get(i).cloned() else { continue };
+            let needed = self.need(&rung, scene);
+            let Some(state) = climb.states.get_mut(i) else { continue };
+            if needed.is_some() {
+                state.unneeded_ns = None;
+            } else {
+                state.unneeded_ns.get_or_insert(now_ns);
+            }
+            let unneeded = state.unneeded_ns.map_or(0, |since| now_ns.saturating_sub(since));
+            let in_time = rung.activation_ms.saturating_mul(1_250_000) + GIVEN_UP_NS;
+            match state.stage {
+                Stage::Idle | Stage::Barred { .. } => continue,
+                Stage::Dry if scene.attack.is_none() => {
+                    state.go(Stage::Idle, scene.now, "would have come back");
+                    moves.push(moved(
+                        climb,
+                        &rung.name,
+                        Turn::CameBack,
+                        "would come back: the attack is over (dry run)",
+                    ));
+                }
+                Stage::Asking if unneeded >= UNASKED_NS => {
+                    state.go(Stage::Idle, scene.now, "not needed any more");
+                    let what = "is not asked for any more: it is not needed";
+                    moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+                }
+                Stage::Up { present_ns: None, since_ns, .. }
+                    if unneeded >= GIVEN_UP_NS && now_ns.saturating_sub(since_ns) >= in_time =>
+                {
+                    state.go(Stage::Idle, scene.now, "not needed any more");
+                    let what = "given up: it is not needed any more, and never was there";
+                    moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+                }
+                Stage::Up { present_ns: Some(present), .. } => {
+                    let held = now_ns.saturating_sub(present) >= state.hold_ns;
+                    if held && !above && needed.is_none() {
+                        self.probe(climb, i, &rung, scene, moves);
+                    }
+                }
+                Stage::Trickle { .. } => self.trickle(climb, i, &rung, scene, needed.as_deref(), moves),
+                Stage::Away { .. } => self.away(climb, i, &rung, scene, needed.as_deref(), moves),
+                _ => {}
+            }
+            above |= climb.states.get(i).is_some_and(|state| state.is_live() || state.is_probed());
+        }
+    }
+
+    /// Begins to look whether a rung is still needed.
+    fn probe(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, moves: &mut Vec<Move>) {
+        self.totals.probes += 1;
+        let trickle_bps = self.upstream.policy.trickle_bps.max(1);
+        let now_ns = scene.now.mono_ns;
+        let Some(state) = climb.states.get(i) else { return };
+        if rung.kind == Kind::Filter && rung.probe == Probe::Trickle && !state.no_trickle {
+            let each = Rate::Bps((trickle_bps / state.steps.len().max(1) as u64).max(1));
+            let steps = self.with_action(state, Action::RateLimit(each), "a probe: a little is let through");
+            let Some(state) = climb.states.get_mut(i) else { return };
+            state.steps = steps;
+            state.arriving_bps = 0.0;
+            state.go(Stage::Trickle { since_ns: now_ns, seen_ns: None }, scene.now, "a probe: a little is let through");
+            let what = format!("probe: {:.1} Mbit/s of it are let through", trickle_bps as f64 / 1e6);
+            moves.push(moved(climb, &rung.name, Turn::Probed, what));
+            return;
+        }
+        let window = window_ns(climb.pause_ns, AWAY_NS) + rung.activation_ms.saturating_mul(1_000_000);
+        if let Some(state) = climb.states.get_mut(i) {
+            state.go(Stage::Away { since_ns: now_ns, probe_ns: now_ns }, scene.now, "a probe: taken back");
+        }
+        let what = format!("probe: taken back, and put back if the attack shows within {:.0} s", window as f64 / 1e9);
+        moves.push(moved(climb, &rung.name, Turn::Probed, what));
+    }
+
+    /// Returns the steps of a rung with another action, under new numbers.
+    fn with_action(&mut self, state: &State, action: Action, reason: &str) -> Vec<Step> {
+        let change = |step: &Step| {
+            let what = match &step.what {
+                What::Filter { matches, .. } => What::Filter { matches: matches.clone(), action },
+                other => other.clone(),
+            };
+            Step { id: self.number(), what, reason: reason.to_owned(), ..step.clone() }
+        };
+        state.steps.iter().map(change).collect()
+    }
+
+    /// Looks at what comes through a trickle.
+    fn trickle(
+        &mut self,
+        climb: &mut Climb,
+        i: usize,
+        rung: &Rung,
+        scene: &Scene<'_>,
+        needed: Option<&str>,
+        moves: &mut Vec<Move>,
+    ) {
+        let now_ns = scene.now.mono_ns;
+        let pause_ns = climb.pause_ns;
+        let Some(state) = climb.states.get_mut(i) else { return };
+        let Stage::Trickle { since_ns, seen_ns } = &mut state.stage else { return };
+        let (since_ns, late) = (*since_ns, rung.activation_ms.saturating_mul(1_500_000) + 2 * SECOND_NS);
+        if seen_ns.is_none() && now_ns.saturating_sub(since_ns) >= late {
+            // The plane does not say; it had the time.
+            *seen_ns = Some(now_ns);
+        }
+        let limit = self.upstream.policy.trickle_bps.max(1) as f64;
+        let seen = seen_ns.map(|at| now_ns.saturating_sub(at));
+        let used = seen.is_some_and(|seen| seen >= FIRST_NS) && state.arriving_bps >= USED * limit;
+        if used || needed.is_some() {
+            let found =
+                format!("{:.2} Mbit/s of it come through a trickle of {:.2}", state.arriving_bps / 1e6, limit / 1e6);
+            let why = needed.map_or(found, str::to_owned);
+            return self.put_back(climb, i, rung, scene, &why, since_ns, moves);
+        }
+        if seen.is_some_and(|seen| seen >= window_ns(pause_ns, TRICKLE_NS)) {
+            state.go(Stage::Away { since_ns: now_ns, probe_ns: since_ns }, scene.now, "nothing came through a trickle");
+            moves.push(moved(climb, &rung.name, Turn::Probed, "nothing came through: taken back, and watched"));
+        }
+    }
+
+    /// Watches what was taken back.
+    fn away(
+        &mut self,
+        climb: &mut Climb,
+        i: usize,
+        rung: &Rung,
+        scene: &Scene<'_>,
+        needed: Option<&str>,
+        moves: &mut Vec<Move>,
+    ) {
+        let now_ns = scene.now.mono_ns;
+        let pause_ns = climb.pause_ns;
+        let Some(state) = climb.states.get_mut(i) else { return };
+        let Stage::Away { since_ns, probe_ns } = state.stage else { return };
+        if let Some(why) = needed.map(str::to_owned) {
+            return self.put_back(climb, i, rung, scene, &why, probe_ns, moves);
+        }
+        let window = window_ns(pause_ns, AWAY_NS) + rung.activation_ms.saturating_mul(1_000_000);
+        if now_ns.saturating_sub(since_ns) >= window {
+            state.steps.clear();
+            state.left_ns = Some(probe_ns);
+            state.go(Stage::Idle, scene.now, "not needed any more");
+            let what = format!("not needed any more: nothing came for {:.0} s", window as f64 / 1e9);
+            moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+        }
+    }
+
+    /// The attack is still there: as it was, for longer.
+    #[expect(clippy::too_many_arguments, reason = "what a move is made of")]
+    fn put_back(
+        &mut self,
+        climb: &mut Climb,
+        i: usize,
+        rung: &Rung,
+        scene: &Scene<'_>,
+        why: &str,
+        probe_ns: u64,
+        moves: &mut Vec<Move>,
+    ) {
+        let Some(state) = climb.states.get(i) else { return };
+        let was_away = matches!(state.stage, Stage::Away { .. });
+        let steps = self.with_action(state, Action::Drop, why);
+        self.totals.failed_probes += 1;
+        if was_away {
+            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(probe_ns));
+        }
+        let Some(state) = climb.states.get_mut(i) else { return };
+        state.rules.clear();
+        state.steps = steps;
+        state.failed_probes += 1;
+        let announcements = state.announcements;
+        announce(state, scene.now, why);
+        if !was_away {
+            // What was there all the time was not announced anew.
+            state.announcements = announcements;
+        }
+        hold_longer(state, rung);
+        // It helped before: it is not judged by a moment in which it was away.
+        if let Stage::Up { judged, .. } = &mut state.stage {
+            *judged = true;
+        }
+        let what = format!("still needed: {why}; next probe in {:.0} s", state.hold_ns as f64 / 1e9);
+        moves.push(moved(climb, &rung.name, Turn::Probed, what));
+    }
+}
+
+/// Lets it stay longer than the last time.
+pub(super) fn hold_longer(state: &mut State, rung: &Rung) {
+    let longest = rung.longest_hold_ms.saturating_mul(1_000_000);
+    let doubled = if state.announcements >= ANNOUNCEMENTS { longest } else { state.hold_ns.saturating_mul(2) };
+    state.hold_ns = doubled.min(longest);
+}
+
+/// Returns how long a probe lasts: so that the longest pause that was seen fits in.
+fn window_ns(pause_ns: u64, least_ns: u64) -> u64 {
+    (pause_ns.saturating_mul(5) / 2).clamp(least_ns, LONGEST_NS)
+}

@@ -1,0 +1,367 @@
+//! The ladder's state, and what a tick does with it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Aim, Kind, LadderMode, Report, Rung, Scene, Standing, Step, Turn, Uplink, Upstream, What, forecast::Growth,
+    link::Track,
+};
+use crate::decide::Now;
+
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
+const DAY_NS: u64 = 86_400 * SECOND_NS;
+/// An attack is over when there was no incident for so long, and nothing of ours is upstream …
+const OVER_NS: u64 = 60 * SECOND_NS;
+/// … and so long after an operator said no in it.
+const OVER_AFTER_WORD_NS: u64 = 600 * SECOND_NS;
+/// What arrives is smoothed over about this time, nanoseconds.
+const SMOOTH_NS: f64 = 700e6;
+
+/// Why a rung is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Bar {
+    /// An operator denied it.
+    Denied,
+    /// An operator took it back through us.
+    Withdrawn,
+    /// Somebody took it back where it was.
+    TakenBack,
+    /// The plane refused.
+    Refused,
+    /// The plane said yes, and nothing changed.
+    Useless,
+}
+
+impl Bar {
+    /// Returns whether it is a person's word, which holds for the whole attack.
+    pub const fn is_word(self) -> bool {
+        matches!(self, Self::Denied | Self::Withdrawn | Self::TakenBack)
+    }
+}
+
+/// Where a rung is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// Not needed.
+    #[default]
+    Idle,
+    /// Waits for approval.
+    Asking,
+    /// Would have been asked for.
+    Dry,
+    /// Asked for.
+    Up {
+        /// Since when.
+        since_ns: u64,
+        /// Since when it is there.
+        present_ns: Option<u64>,
+        /// Whether it was looked whether it helps.
+        judged: bool,
+        /// It was told that it takes too long.
+        late: bool,
+    },
+    /// A little is let through.
+    Trickle {
+        /// Since when that is asked for.
+        since_ns: u64,
+        /// Since when it is so.
+        seen_ns: Option<u64>,
+    },
+    /// Taken back, and watched.
+    Away {
+        /// Since when.
+        since_ns: u64,
+        /// When the probe began.
+        probe_ns: u64,
+    },
+    /// Not used.
+    Barred {
+        /// Why.
+        bar: Bar,
+        /// Until when; absent: for the rest of the attack.
+        until_ns: Option<u64>,
+    },
+}
+
+/// A rung in an attack.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub name: String,
+    /// What operators call it; 0 until there is something to say.
+    pub id: u32,
+    pub stage: Stage,
+    pub since: Now,
+    pub why: String,
+    /// An operator has approved it in this attack.
+    pub approved: bool,
+    /// What is, or would be, asked for; what was, where it is barred.
+    pub steps: Vec<Step>,
+    /// The rules that filters came from, by the numbers of their steps.
+    pub rules: BTreeMap<u32, u32>,
+    /// What people took back one by one.
+    pub spared: Vec<What>,
+    pub announcements: u32,
+    pub failed_probes: u32,
+    pub hold_ns: u64,
+    /// When the probe began after which it came back.
+    pub left_ns: Option<u64>,
+    /// Bits a second of what it is about, when it was asked for, and now.
+    pub before_bps: f64,
+    pub arriving_bps: f64,
+    /// Times that it did not help.
+    pub useless: u32,
+    /// Since when it would not be climbed any more.
+    pub unneeded_ns: Option<u64>,
+    /// The plane does not limit rates.
+    pub no_trickle: bool,
+}
+
+impl State {
+    /// Returns whether its steps are wanted of the plane.
+    pub const fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Up { .. } | Stage::Trickle { .. })
+    }
+
+    /// Returns whether a probe is under way.
+    pub const fn is_probed(&self) -> bool {
+        matches!(self.stage, Stage::Trickle { .. } | Stage::Away { .. })
+    }
+
+    /// Goes elsewhere.
+    pub fn go(&mut self, stage: Stage, now: Now, why: impl Into<String>) {
+        (self.stage, self.since, self.why, self.unneeded_ns) = (stage, now, why.into(), None);
+    }
+}
+
+/// An attack, as far as it concerns the ladder: from the first incident until all of it has come back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Climb {
+    pub incident: String,
+    pub began: Now,
+    pub states: Vec<State>,
+    /// An operator took something back: whatever is above is asked for first.
+    pub hands_off: bool,
+    /// The longest time after which it came back when it was thought over.
+    pub pause_ns: u64,
+    /// Since when there is no incident.
+    pub quiet_ns: Option<u64>,
+}
+
+/// What is counted for good.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Totals {
+    pub black_hole_ns: u64,
+    pub escalations: u64,
+    pub probes: u64,
+    pub failed_probes: u64,
+}
+
+/// A move, for events.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// The incident; empty where there is none.
+    pub incident: String,
+    /// The rung.
+    pub rung: String,
+    /// What kind of move.
+    pub turn: Turn,
+    /// What and why.
+    pub what: String,
+}
+
+/// The state machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ladder {
+    pub(super) upstream: Upstream,
+    pub(super) link: Track,
+    /// How the uplink fills during this attack, and of which span and attack that is.
+    pub(super) growth: Option<Growth>,
+    pub(super) foreseen: (u64, u64),
+    /// Packets lost a second and the busiest CPU's share, smoothed.
+    pub(super) strain: Option<(f64, f64)>,
+    pub(super) climb: Option<Climb>,
+    pub(super) reports: BTreeMap<String, Report>,
+    pub(super) steps: Vec<Step>,
+    pub(super) generation: u64,
+    pub(super) last_id: u32,
+    /// When rungs were climbed without an operator, by name, in the last day.
+    pub(super) climbed: BTreeMap<String, VecDeque<u64>>,
+    pub(super) totals: Totals,
+    /// Nothing may be asked for now: the mode, or what is known.
+    pub(super) dry: bool,
+    /// What is known of the attack.
+    pub aim: Aim,
+    pub(super) now: Now,
+}
+
+impl Ladder {
+    /// Returns what is wanted of all planes, and a number that changes whenever that does.
+    pub fn ascent(&self) -> (&[Step], u64) {
+        (&self.steps, self.generation)
+    }
+
+    /// Returns whether something is upstream, asked for, or probed: it is looked at at every tick then.
+    pub fn is_awake(&self) -> bool {
+        self.climb.is_some()
+    }
+
+    /// Returns whether there is anything that it could do.
+    pub fn is_used(&self) -> bool {
+        self.upstream.policy.mode != LadderMode::Off && !self.upstream.policy.rungs.is_empty()
+    }
+
+    /// Returns the policy, and what it may be about.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Takes a policy. Rungs of the same name go on.
+    pub fn set(&mut self, upstream: Upstream) {
+        if let Some(climb) = &mut self.climb {
+            let mut old: BTreeMap<String, State> =
+                std::mem::take(&mut climb.states).into_iter().map(|state| (state.name.clone(), state)).collect();
+            climb.states = upstream.policy.rungs.iter().map(|rung| fresh(rung, &mut old)).collect();
+        }
+        self.upstream = upstream;
+        self.publish();
+    }
+
+    /// Takes a reading of the uplink.
+    pub fn note_uplink(&mut self, now_ns: u64, uplink: Uplink) {
+        self.link.note(now_ns, uplink);
+    }
+
+    /// Takes what planes found.
+    pub fn note_reports(&mut self, reports: Vec<Report>) {
+        for report in reports {
+            self.reports.insert(report.plane.clone(), report);
+        }
+    }
+
+    /// Takes in a tick, and returns the moves that follow from it.
+    pub fn on_tick(&mut self, scene: &Scene<'_>) -> Vec<Move> {
+        self.now = scene.now;
+        self.note_strain(scene);
+        self.foresee(scene);
+        let mut moves = Vec::new();
+        // An earlier life knew what it did, though this one has still to learn.
+        let kept = scene.keeps && self.climb.iter().flat_map(|climb| &climb.states).any(State::is_live);
+        self.dry = self.upstream.policy.mode == LadderMode::DryRun || !(scene.acts || kept);
+        if self.upstream.policy.mode == LadderMode::Off || self.upstream.policy.rungs.is_empty() {
+            self.climb = None;
+            self.publish();
+            return moves;
+        }
+        self.begin(scene);
+        let Some(mut climb) = self.climb.take() else { return moves };
+        self.measure(&mut climb, scene);
+        self.hear(&mut climb, &mut moves);
+        self.ascend(&mut climb, scene, &mut moves);
+        self.descend(&mut climb, scene, &mut moves);
+        let idle = |state: &State| matches!(state.stage, Stage::Idle | Stage::Barred { .. });
+        let word = climb.states.iter().any(|state| matches!(state.stage, Stage::Barred { bar, .. } if bar.is_word()));
+        let quiet = if word { OVER_AFTER_WORD_NS } else { OVER_NS }.max(climb.pause_ns.saturating_mul(5) / 2);
+        let over = climb.quiet_ns.is_some_and(|since| scene.now.mono_ns.saturating_sub(since) >= quiet);
+        if !(over && climb.states.iter().all(idle)) {
+            self.climb = Some(climb);
+        }
+        self.publish();
+        moves
+    }
+
+    /// Begins with an incident, and follows whether there is one.
+    fn begin(&mut self, scene: &Scene<'_>) {
+        let now_ns = scene.now.mono_ns;
+        if let Some(attack) = scene.attack {
+            let rungs = &self.upstream.policy.rungs;
+            let climb = self.climb.get_or_insert_with(|| Climb {
+                began: scene.now,
+                states: rungs.iter().map(|rung| fresh(rung, &mut BTreeMap::new())).collect(),
+                ..Climb::default()
+            });
+            climb.incident.clone_from(&attack.id);
+            climb.quiet_ns = None;
+        } else if let Some(climb) = &mut self.climb {
+            climb.quiet_ns.get_or_insert(now_ns);
+        }
+        for climbed in self.climbed.values_mut() {
+            while climbed.front().is_some_and(|at| now_ns.saturating_sub(*at) >= DAY_NS) {
+                climbed.pop_front();
+            }
+        }
+    }
+
+    fn note_strain(&mut self, scene: &Scene<'_>) {
+        let Some((lost, softirq)) = scene.strain else { return };
+        let (was_lost, was_softirq) = self.strain.unwrap_or((0.0, 0.0));
+        // Half of what is new each time: a reading is made five times a second.
+        self.strain = Some(((was_lost + lost) / 2.0, (was_softirq + softirq) / 2.0));
+    }
+
+    /// Follows what arrives of what rungs are about, and counts black holes.
+    fn measure(&mut self, climb: &mut Climb, scene: &Scene<'_>) {
+        let part = 1.0 - libm::exp(-(scene.elapsed_ns as f64) / SMOOTH_NS);
+        for (state, rung) in climb.states.iter_mut().zip(&self.upstream.policy.rungs) {
+            let watched = state.is_live() || state.is_probed();
+            if !watched {
+                continue;
+            }
+            let arriving = match rung.kind {
+                // What comes back clean goes to the same prefix: the attack alone tells.
+                Kind::Scrub => scene.attack.map_or(0.0, |attack| attack.bps),
+                _ => state.steps.iter().map(|step| scene.traffic.arriving(&step.what)).sum(),
+            };
+            state.arriving_bps += (arriving - state.arriving_bps) * part;
+            if rung.kind == Kind::BlackHole && state.is_live() && !self.dry {
+                let victims = state.steps.len() as u64;
+                self.totals.black_hole_ns += scene.elapsed_ns.saturating_mul(victims);
+            }
+        }
+    }
+
+    /// Returns how a plane found a step.
+    pub(super) fn standing(&self, step: &Step) -> Option<&Standing> {
+        let report = self.reports.get(&step.plane)?;
+        report.steps.iter().find(|(id, _)| *id == step.id).map(|(_, standing)| standing)
+    }
+
+    /// Returns why a plane does not work as a whole.
+    pub(super) fn trouble(&self, rung: &Rung) -> Option<&str> {
+        self.reports.get(rung.plane())?.trouble.as_deref()
+    }
+
+    /// Returns the next number.
+    pub(super) fn number(&mut self) -> u32 {
+        self.last_id = self.last_id.wrapping_add(1).max(1);
+        self.last_id
+    }
+
+    /// Says what is wanted, from where the rungs are.
+    pub(super) fn publish(&mut self) {
+        let live = self.climb.iter().flat_map(|climb| &climb.states).filter(|state| state.is_live());
+        let steps: Vec<Step> = match self.dry || self.upstream.policy.mode != LadderMode::On {
+            true => Vec::new(),
+            false => live.flat_map(|state| state.steps.iter().cloned()).collect(),
+        };
+        if steps != self.steps {
+            self.steps = steps;
+            self.generation += 1;
+        }
+    }
+}
+
+/// Returns the state of a rung: what it was, or that it is not needed.
+fn fresh(rung: &Rung, old: &mut BTreeMap<String, State>) -> State {
+    old.remove(&rung.name).unwrap_or_else(|| State {
+        name: rung.name.clone(),
+        hold_ns: rung.hold_ms * 1_000_000,
+        ..State::default()
+    })
+}
+
+/// Returns a move of a rung.
+pub(super) fn moved(climb: &Climb, rung: &str, turn: Turn, what: impl Into<String>) -> Move {
+    Move { incident: climb.incident.clone(), rung: rung.to_owned(), turn, what: what.into() }
+}

@@ -1,0 +1,95 @@
+//! Operators' words, and their hands.
+
+use super::*;
+
+fn attacked() -> Run {
+    let planes = [("flowspec", Plane::Obeys(300)), ("rtbh", Plane::Obeys(300))];
+    let mut run = Run::new(policy(&[FLOWSPEC, RTBH], &[]), &planes, vec![rule(0.5)]);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    assert_eq!((run.state("flowspec").as_str(), run.state("rtbh").as_str()), ("present", "asking"), "{}", run.told());
+    run
+}
+
+#[test]
+fn a_black_hole_waits_for_a_word() {
+    let mut run = attacked();
+    assert_eq!(run.wanted("rtbh"), 0);
+    let id = run.id("rtbh");
+    let moves = run.ladder.approve(id, run.world.now).unwrap();
+    assert!(moves[0].what.contains("approved by an operator"), "{moves:?}");
+    assert_eq!(run.wanted("rtbh"), 1);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.state("rtbh"), "present", "{}", run.told());
+    assert!(run.ladder.view().black_hole_s >= 19, "{:?}", run.ladder.view());
+    // It is not counted as one that it climbed by itself.
+    assert_eq!(run.ladder.view().rungs.iter().map(|rung| rung.today).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[test]
+fn a_denied_one_is_not_asked_again() {
+    let mut run = attacked();
+    let id = run.id("rtbh");
+    run.ladder.deny(id, run.world.now).unwrap();
+    run.go(5 * MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!((run.state("rtbh").as_str(), run.count("rtbh", Turn::Asked)), ("denied", 1), "{}", run.told());
+    // Until it is thought over.
+    run.ladder.approve(id, run.world.now).unwrap();
+    assert_eq!(run.wanted("rtbh"), 1);
+}
+
+#[test]
+fn what_was_withdrawn_stays_away_for_the_rest_of_the_attack() {
+    let mut run = attacked();
+    run.ladder.approve(run.id("rtbh"), run.world.now).unwrap();
+    run.go(10_000, |_| 3.0 * CAPACITY);
+    run.ladder.withdraw(None, run.world.now).unwrap();
+    assert_eq!(run.ladder.ascent().0.len(), 0);
+    let announced = run.world.announced;
+    run.go(10 * MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!((run.world.announced, run.state("flowspec").as_str()), (announced, "withdrawn"), "{}", run.told());
+    // Flapping does not end the attack, nor does a short pause.
+    run.go(MINUTE, |_| 0.0);
+    run.go(MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!(run.world.announced, announced, "{}", run.told());
+    // The next one is another attack.
+    run.go(15 * MINUTE, |_| 0.0);
+    assert!(!run.ladder.is_awake(), "{}", run.told());
+    run.go(MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("flowspec"), 1, "{}", run.told());
+}
+
+#[test]
+fn what_was_taken_back_by_hand_where_it_was_stays_away_and_the_next_is_asked_for() {
+    let planes = [("flowspec", Plane::Obeys(300)), ("rtbh", Plane::Obeys(300))];
+    let mut run = Run::new(policy(&[FLOWSPEC, RTBH], &["rtbh"]), &planes, vec![rule(1.0)]);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    run.world.taken_back = run.ladder.ascent().0.iter().map(|step| step.what.clone()).collect();
+    run.go(5 * MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!((run.state("flowspec").as_str(), run.world.announced), ("taken-back", 1), "{}", run.told());
+    // An operator is at work: nothing heavier is done without a word.
+    assert_eq!(run.state("rtbh"), "asking", "{}", run.told());
+}
+
+#[test]
+fn numbers_that_name_nothing_are_told() {
+    let mut calm = Ladder::default();
+    let now = crate::decide::Now::default();
+    for result in [calm.approve(1, now), calm.deny(1, now), calm.withdraw(Some(1), now), calm.withdraw(None, now)] {
+        assert!(result.unwrap_err().contains("ftagent ladder status"));
+    }
+    let mut run = attacked();
+    let now = run.world.now;
+    let (flowspec, rtbh) = (run.id("flowspec"), run.id("rtbh"));
+    let cases = [
+        (run.ladder.approve(999, now), "no number"),
+        (run.ladder.approve(flowspec, now), "does not wait"),
+        (run.ladder.deny(flowspec, now), "ladder withdraw"),
+        (run.ladder.withdraw(Some(999), now), "no number"),
+    ];
+    for (result, _) in cases {
+        assert!(result.is_err());
+    }
+    // Taking back what only waits is to deny it.
+    run.ladder.withdraw(Some(rtbh), now).unwrap();
+    assert_eq!(run.state("rtbh"), "denied");
+}

@@ -1,0 +1,144 @@
+//! What goes wrong: planes that lie, refuse or are away, loads that flap, clocks that step, and restarts.
+
+use super::*;
+
+const ALL: [(&str, Kind); 2] = [FLOWSPEC, RTBH];
+
+fn planes(flowspec: Plane) -> [(&'static str, Plane); 2] {
+    [("flowspec", flowspec), ("rtbh", Plane::Obeys(500))]
+}
+
+#[test]
+fn a_plane_that_does_nothing_is_found_out_and_the_next_rung_is_climbed() {
+    let cases = [
+        ("says yes and does nothing", Plane::Lies(500), "nothing changed"),
+        ("is away", Plane::Down, "cannot be reached"),
+        ("refuses", Plane::Refuses, "refuses"),
+        ("never says anything", Plane::Obeys(3_600_000), "is not there yet"),
+    ];
+    for (what, plane, said) in cases {
+        let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(plane), vec![rule(1.0)]);
+        run.go(30_000, |_| 3.0 * CAPACITY);
+        let failed = run.moves.iter().find(|(_, made)| made.rung == "flowspec" && made.turn == Turn::Failed);
+        assert!(failed.is_some_and(|(_, made)| made.what.contains(said)), "{what}\n{}", run.told());
+        assert_eq!(run.wanted("rtbh"), 1, "{what}\n{}", run.told());
+        assert!(run.world.full_ms < 20_000, "{what}: full for {} ms\n{}", run.world.full_ms, run.told());
+        // All of it comes back.
+        run.go(40 * MINUTE, |_| 0.0);
+        assert_eq!(run.ladder.ascent().0.len(), 0, "{what}\n{}", run.told());
+        assert!(!run.ladder.is_awake(), "{what}\n{}", run.told());
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_enough_is_not_blamed_and_the_next_rung_is_climbed() {
+    let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), vec![rule(0.5)]);
+    run.go(30_000, |_| 3.0 * CAPACITY);
+    assert_eq!((run.state("flowspec").as_str(), run.state("rtbh").as_str()), ("present", "present"), "{}", run.told());
+}
+
+#[test]
+fn flapping_load_is_announced_three_times_at_most() {
+    let shapes: [(&str, Vec<Filter>); 2] = [("filters", vec![rule(1.0)]), ("black holes", Vec::new())];
+    for (what, filters) in shapes {
+        for (on_s, off_s) in [(1, 1), (5, 5), (20, 10), (30, 30), (45, 90), (61, 59), (120, 120), (20, 300)] {
+            let policy = policy(&ALL, &["rtbh"]);
+            let mut run = Run::new(policy, &planes(Plane::Obeys(300)), filters.clone());
+            let wave = |ms: u64| if ms / 1000 % (on_s + off_s) < on_s { 0.92 * CAPACITY } else { 0.55 * CAPACITY };
+            run.go(13 * MINUTE, wave);
+            let announced = run.world.announced;
+            assert!((1..=3).contains(&announced), "{what} {on_s}/{off_s}: {announced}\n{}", run.told());
+            // Of an attack that goes on for hours, one each time that a hold may last at most.
+            run.go(120 * MINUTE, wave);
+            let announced = run.world.announced;
+            assert!(announced <= 3 + 12, "{what} {on_s}/{off_s}: {announced}\n{}", run.told());
+        }
+    }
+}
+
+#[test]
+fn the_wall_clock_may_step() {
+    let told = |step: fn(&mut World, u64)| {
+        let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), vec![rule(0.6)]);
+        for second in 0..30 * 60 {
+            step(&mut run.world, second);
+            run.go(1_000, |ms| if ms < 4 * MINUTE { 3.0 * CAPACITY } else { 0.0 });
+        }
+        assert!(!run.ladder.is_awake(), "{}", run.told());
+        run.told()
+    };
+    let calm = told(|_, _| ());
+    let steps: [fn(&mut World, u64); 2] = [
+        |world, second| world.now.unix_ms += if second == 20 { 86_400_000 } else { 0 },
+        |world, second| world.now.unix_ms -= if second % 60 == 30 { 3_600_000 } else { 0 },
+    ];
+    for step in steps {
+        assert_eq!(told(step), calm);
+    }
+}
+
+#[test]
+fn a_machine_that_slept_looks_before_it_takes_back() {
+    let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), vec![rule(1.0)]);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    run.world.now.mono_ns += 3_600_000_000_000;
+    run.go(30_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("flowspec"), 1, "{}", run.told());
+    assert!(run.world.full_ms < 5_000 && run.world.announced == 1, "{}", run.told());
+}
+
+#[test]
+fn a_restart_goes_on_where_it_stopped() {
+    for at_ms in [1_000, 2_000, 20_000, 70_000] {
+        let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), vec![rule(0.6)]);
+        run.go(at_ms, |_| 3.0 * CAPACITY);
+        let before: Vec<What> = run.ladder.ascent().0.iter().map(|step| step.what.clone()).collect();
+        // Killed: what was saved last is that of the last move.
+        let saved = run.ladder.saved();
+        let upstream = run.ladder.upstream().clone();
+        run.ladder = Ladder::default();
+        run.ladder.set(upstream);
+        run.ladder.restore(saved, run.world.now);
+        let after: Vec<What> = run.ladder.ascent().0.iter().map(|step| step.what.clone()).collect();
+        assert_eq!(after, before, "{at_ms}");
+        let announced = run.world.announced;
+        run.go(10_000, |_| 3.0 * CAPACITY);
+        if at_ms == 20_000 {
+            assert_eq!((run.world.announced, run.wanted("rtbh")), (announced, 1), "{}", run.told());
+        }
+        run.go(40 * MINUTE, |_| 0.0);
+        assert!(run.ladder.ascent().0.is_empty() && !run.ladder.is_awake(), "{at_ms}\n{}", run.told());
+    }
+}
+
+#[test]
+fn another_boot_counts_from_nothing() {
+    let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), Vec::new());
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    let saved = run.ladder.saved();
+    let upstream = run.ladder.upstream().clone();
+    run.world.now.mono_ns = 5_000_000_000;
+    run.ladder = Ladder::default();
+    run.ladder.set(upstream);
+    run.ladder.restore(saved, run.world.now);
+    assert_eq!(run.wanted("rtbh"), 1);
+    run.go(20 * MINUTE, |_| 0.0);
+    assert!(run.ladder.ascent().0.is_empty() && !run.ladder.is_awake(), "{}", run.told());
+}
+
+#[test]
+fn daily_caps_hold_over_attacks_and_restarts() {
+    let mut policy = policy(&[RTBH], &["rtbh"]);
+    policy.rungs[1].per_day = 1;
+    let mut run = Run::new(policy, &planes(Plane::Obeys(300)), Vec::new());
+    let attack = |ms: u64| if ms % (30 * MINUTE) < MINUTE { 3.0 * CAPACITY } else { 0.0 };
+    run.go(30 * MINUTE, attack);
+    assert_eq!((run.count("rtbh", Turn::Escalated), run.ladder.is_awake()), (1, false), "{}", run.told());
+    let saved = run.ladder.saved();
+    run.ladder.restore(saved, run.world.now);
+    run.go(30 * MINUTE, attack);
+    assert_eq!((run.count("rtbh", Turn::Escalated), run.count("rtbh", Turn::Asked)), (1, 1), "{}", run.told());
+    run.go(24 * 60 * MINUTE - 5 * MINUTE, |_| 0.0);
+    run.go(10 * MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!(run.count("rtbh", Turn::Escalated), 2, "{}", run.told());
+}
