@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod agent;
+pub mod alert;
 pub mod bpf;
 pub mod cli;
 pub mod config;

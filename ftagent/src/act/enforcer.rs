@@ -272,14 +272,14 @@ impl Enforcer {
 
 /// Rules that capture come first, because the others may end the search; then those of operators and of the
 /// configuration, then those of incidents; the older before the younger.
-fn in_order(wanted: &[Wanted]) -> Vec<&Wanted> {
+pub(super) fn in_order(wanted: &[Wanted]) -> Vec<&Wanted> {
     let mut wanted: Vec<_> = wanted.iter().collect();
     wanted.sort_by_key(|wanted| (rank(&wanted.rule), wanted.id));
     wanted
 }
 
 /// Returns whether the kernel makes no difference between two rules.
-fn acts_alike(a: &Rule, b: &Rule) -> bool {
+pub(super) fn acts_alike(a: &Rule, b: &Rule) -> bool {
     a.matches == b.matches && a.action == b.action && rank(a) == rank(b)
 }
 

@@ -238,6 +238,16 @@ impl Store {
         Ok(swept)
     }
 
+    /// Returns the prefixes of a list.
+    pub fn prefixes(&self, which: Which) -> impl Iterator<Item = IpNet> {
+        match which {
+            Which::Block => &self.saved.block,
+            Which::Allow => &self.saved.allow,
+        }
+        .keys()
+        .copied()
+    }
+
     /// Returns how many entries a list has.
     pub fn len(&self, which: Which) -> usize {
         match which {

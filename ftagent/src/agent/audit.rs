@@ -20,7 +20,7 @@ use crate::{
     },
     serve::{
         control::Caller,
-        protocol::{Entry as ListEntry, Request},
+        protocol::{Entry as ListEntry, Request, Word},
     },
 };
 
@@ -74,12 +74,30 @@ impl Act {
                 ..Self::new("capture.start", &asked.matches)
             },
             Request::CaptureStop { name } => Self::new("capture.stop", name.as_deref().unwrap_or_default()),
+            Request::AlertTest { sink } => Self::new("alert.test", sink),
+            Request::AlertSilence(asked) => Self {
+                reason: asked.reason.clone(),
+                asked: json!({ "for_s": asked.for_s }),
+                ..Self::new("alert.silence", asked.sink.as_deref().unwrap_or("all"))
+            },
             Request::Reload => Self::new("config.reload", ""),
             Request::Detach => Self::new("daemon.detach", ""),
+            Request::LadderSay { word, dry_run: false } => match word {
+                Word::Approve(id) => Self::new("ladder.approve", id),
+                Word::Deny(id) => Self::new("ladder.deny", id),
+                Word::Withdraw(id) => {
+                    Self::new("ladder.withdraw", id.map_or("everything".to_owned(), |id| id.to_string()))
+                }
+            },
             Request::Status
+            | Request::Ladder
+            | Request::LadderPlan { .. }
+            | Request::LadderSay { .. }
             | Request::Rules
             | Request::Explain(_)
             | Request::Incidents { .. }
+            | Request::Alerts
+            | Request::AlertTested { .. }
             | Request::Baseline { .. } => return None,
         })
     }

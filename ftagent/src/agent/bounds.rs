@@ -20,7 +20,7 @@ const FACTS_AGE: Duration = Duration::from_secs(10);
 impl Agent {
     /// Returns what is known of this host. Who operates is read anew each time; addresses and routes,
     /// which may be a full table, every ten seconds at most.
-    fn facts(&mut self) -> &HostFacts {
+    pub(super) fn facts(&mut self) -> &HostFacts {
         match &mut self.facts {
             Some((at, facts)) if at.elapsed() < FACTS_AGE => facts.refresh_operators(&self.host),
             stale => *stale = None,
@@ -61,6 +61,7 @@ impl Agent {
         let exempt = Exempt { flows: exempt_flows(&guarded), own: own.collect() };
         let own = exempt.own.iter().copied().collect();
         self.brain.set_bounds(exempt, mode_of(&self.config));
+        self.refresh_upstream();
         self.brain.set_beat(Beat::from(&self.clock));
         let (settings, beat) = (self.gate_settings(), Beat::from(&self.clock));
         let ports = guarded.ssh_ports;

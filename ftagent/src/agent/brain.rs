@@ -3,6 +3,7 @@
 //! What surfaces show is published once a second and at every event, so that they never hold the
 //! lock that a tick needs; only commands that change something do, for moments.
 
+mod ladder;
 mod metrics;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 use ftagent_common::TrafficClass;
 
 use super::mitigator::{Beat, Failure, Mitigator, Owner, View as RulesView};
-use super::{gate::Gate, trap::Trap};
+use super::{gate::Gate, planes::Planes, trap::Trap};
 use crate::{
     act::operator::OperatorRule,
     decide::{
@@ -27,6 +28,7 @@ use crate::{
         destinations::DestinationView,
         incident::Entry,
         input::{Input, WatchedRule},
+        ladder::View as LadderView,
         mitigate::{
             Exempt, Mode, RuleCount, Wanted,
             collateral::Collateral,
@@ -35,7 +37,7 @@ use crate::{
     },
     record::tape::{Decided, Fact, IfaceSeen, Images, Tape, TickRecord},
     rule::FlowMatch,
-    sense::{clock, meter::Observed},
+    sense::{clock, meter::Observed, uplink::UplinkMeter},
     serve::protocol::{GuardStatus, TripwireStatus},
 };
 
@@ -76,6 +78,9 @@ struct Core {
     gate: Option<Gate>,
     /// Absent until the kernel's tripwire is at hand.
     trap: Option<Trap>,
+    /// What is beyond this host.
+    planes: Planes,
+    uplink: UplinkMeter,
     /// Absent where nothing is recorded.
     tape: Option<Tape>,
     /// The tick at which the whole core was put on it, and the generation of rules that was.
@@ -120,6 +125,7 @@ struct Published {
     armed: Vec<Armed>,
     remembered: Vec<Remembered>,
     watched: BTreeMap<u32, Collateral>,
+    ladder: LadderView,
 }
 
 /// What is to be logged and recorded, away from the thread on which it happened.
@@ -146,6 +152,8 @@ impl Brain {
             mitigator: None,
             gate: None,
             trap: None,
+            planes: Planes::default(),
+            uplink: UplinkMeter::default(),
             tape: None,
             taped: 0,
             wanted: 0,
@@ -199,7 +207,7 @@ impl Brain {
         *self.0.published.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&published);
         for event in events {
             let about = match &event {
-                Event::Opened { id } | Event::Changed { id, .. } | Event::Closed { id } => {
+                Event::Opened { id } | Event::Changed { id, .. } | Event::Closed { id } | Event::Ladder { id, .. } => {
                     published.incidents.iter().rev().find(|incident| incident.id == *id).map(Arc::clone)
                 }
                 Event::Notice { .. } => None,
@@ -424,14 +432,6 @@ impl Brain {
 }
 
 impl Core {
-    /// Gives the core what did not come with a tick.
-    fn put(&mut self, input: Input) -> Vec<Event> {
-        if let Some(tape) = &mut self.tape {
-            tape.put(Fact::Input(Box::new(input.clone())));
-        }
-        self.decider.put(input)
-    }
-
     /// Puts the whole core on the tape: whoever replays begins here.
     fn tape_state(&mut self, breaks: bool) {
         let Self { tape: Some(tape), decider, images, .. } = self else { return };
@@ -473,6 +473,7 @@ impl Core {
 
     fn on_tick(&mut self, observed: Observed<'_>) -> Outcome {
         self.ticks += 1;
+        self.look_at_uplink(&observed);
         let Self { decider, mitigator, .. } = self;
         for (count, seen) in self.counts.classes.iter_mut().zip(observed.classes) {
             *count = ClassCount { packets: seen.packets, bytes: seen.bytes, dropped: seen.dropped };
@@ -496,6 +497,7 @@ impl Core {
         if let Some(trap) = &mut self.trap {
             trap.follow(now_ns, decider.ceilings());
         }
+        self.planes.follow(decider.ascent());
         let trouble = mitigator.as_mut().and_then(|mitigator| mitigator.follow(now_ns, decider.wanted()));
         let changed = mitigator.as_mut().is_some_and(Mitigator::take_changed);
         if let Some(counted) = taped {
@@ -518,7 +520,7 @@ impl Core {
                     }
                 }
                 Event::Notice { .. } => self.notices_total += 1,
-                Event::Changed { .. } | Event::Closed { .. } => {}
+                Event::Changed { .. } | Event::Closed { .. } | Event::Ladder { .. } => {}
             }
         }
         self.time_mitigation();
@@ -562,6 +564,7 @@ impl Core {
             armed: self.decider.armed(),
             remembered: self.decider.remembered(),
             watched: self.decider.watched().collect(),
+            ladder: self.decider.ladder_view(),
         }
     }
 }

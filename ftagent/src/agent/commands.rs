@@ -49,8 +49,15 @@ impl Agent {
             Request::BaselineImport { checkpoint } => Ok(to_value(self.import(&checkpoint, caller)?)?),
             // It is in the audit log, which is all that was asked for.
             Request::Accessed(_) => Ok(Value::Null),
+            Request::Ladder => Ok(to_value(self.brain.ladder())?),
+            Request::LadderPlan { factors } => Ok(to_value(self.ladder_plan(&factors)?)?),
+            Request::LadderSay { word, dry_run } => self.ladder_word(word, dry_run, caller),
             Request::CaptureStart(asked) => self.start_capture(*asked, caller),
             Request::CaptureStop { name } => self.stop_capture(name.as_deref()),
+            Request::Alerts => Ok(to_value(self.alerts()?)?),
+            Request::AlertTest { sink } => self.test_alert(&sink),
+            Request::AlertTested { sink, test } => self.tested_alert(&sink, test),
+            Request::AlertSilence(asked) => self.silence(&asked, caller),
             Request::Reload => self.reload(actor(caller)).map(|()| Value::Null),
             Request::Detach => self.detach(caller),
         }
@@ -120,6 +127,7 @@ impl Agent {
 
     fn detach(&mut self, caller: &Caller) -> Result<Value> {
         warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on.");
+        self.remove_nftables()?;
         let removed = self.pins.remove_all()?;
         Ok(json!({ "removed": removed }))
     }
@@ -137,6 +145,7 @@ impl Agent {
             ("audit", config.audit == self.config.audit),
             ("remote", config.remote == self.config.remote),
             ("capture", config.capture == self.config.capture),
+            ("mitigation.plane", config.mitigation.plane == self.config.mitigation.plane),
         ];
         for (section, same) in fixed {
             if !same {
@@ -151,6 +160,8 @@ impl Agent {
             return Err(error);
         }
         self.audit_config(&old, by);
+        self.config.mitigation.plane = old.mitigation.plane;
+        self.post.iter().for_each(|post| post.reload(&self.config.alerts));
         // What needs a restart keeps its old value until then.
         let Config { interfaces, paths, metrics, log, sampling, learning, audit, capture, remote, .. } = old;
         self.config = Config {

@@ -16,15 +16,18 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
+    alerts::guard_text,
     brain::{self, Brain, Happened, seconds},
     trail::Trail,
 };
 use crate::{
+    alert::{News, Post},
     decide::{
         Event, Incident,
+        ladder::{Saved, Turn},
         mitigate::{Mode, Wanted, memory::Remembered},
     },
-    record::{audit::AuditLog, baseline, incidents::IncidentLog, rules},
+    record::{audit::AuditLog, baseline, incidents::IncidentLog, ladder, rules},
 };
 
 /// Time between two checkpoints of the baseline, and to the next try after one that failed.
@@ -34,6 +37,8 @@ const FOLLOW: Duration = Duration::from_secs(10);
 /// Time between two records of the rules that no operator made, while there are any: so much earlier
 /// than in the kernel they end after a crash.
 const RULES: Duration = Duration::from_secs(2);
+/// Time between two looks at everything that people are told of.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long an end waits for the last record: a disk may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -47,6 +52,8 @@ pub(super) struct Keeper {
     had_rules: bool,
     /// What the file remembers of rules that worked.
     remembered: Vec<Remembered>,
+    /// What the file knows of the ladder.
+    ladder: Option<Saved>,
 }
 
 /// The thread that records.
@@ -85,7 +92,8 @@ pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Resul
     let (brain, events) = Brain::new(decider);
     let told = restored.err().into_iter().chain(damage).chain(lost).collect();
     let had_rules = !inherited.is_empty();
-    let keeper = Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules, remembered };
+    let keeper =
+        Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules, remembered, ladder: None };
     Ok(Opened { brain, keeper, inherited, told })
 }
 
@@ -94,27 +102,35 @@ impl Keeper {
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub(super) fn spawn(self, log: &AuditLog) -> io::Result<Running> {
+    pub(super) fn spawn(self, log: &AuditLog, post: Post) -> io::Result<Running> {
         let (brain, trail) = (self.brain.clone(), Trail::new(log.clone()));
-        thread::Builder::new().name("record".into()).spawn(move || self.run(trail))?;
+        thread::Builder::new().name("record".into()).spawn(move || self.run(trail, &post))?;
         Ok(Running { brain })
     }
 
-    fn run(mut self, mut trail: Trail) {
+    fn run(mut self, mut trail: Trail, post: &Post) {
         let now = Instant::now();
         let (mut incidents_due, mut checkpoint_due, mut rules_due) = (now, now + CHECKPOINT, now + RULES);
-        let mut changed = BTreeSet::new();
+        let (mut changed, mut look_due) = (BTreeSet::new(), now);
         let [mut incidents_trouble, mut checkpoint_trouble, mut rules_trouble] = [None, None, None];
         loop {
-            let wait = incidents_due.min(checkpoint_due).min(rules_due).saturating_duration_since(Instant::now());
+            let wait = incidents_due
+                .min(checkpoint_due)
+                .min(rules_due)
+                .min(look_due)
+                .saturating_duration_since(Instant::now());
             let mut end = None;
             match self.events.recv_timeout(wait) {
                 Ok(Happened::Event(event, incident)) => {
                     tell(&event, incident.as_deref());
                     trail.event(&event, incident.as_deref());
+                    alert(post, &event, incident.as_ref());
                     // What merely changed can wait, and so can everything while the disk is in trouble.
-                    if !matches!(event, Event::Changed { .. }) && incidents_trouble.is_none() {
+                    if !matches!(event, Event::Changed { .. } | Event::Ladder { .. }) && incidents_trouble.is_none() {
                         incidents_due = Instant::now();
+                    }
+                    if matches!(event, Event::Ladder { .. }) && rules_trouble.is_none() {
+                        rules_due = Instant::now();
                     }
                     changed.extend(incident.map(|incident| incident.id.clone()));
                 }
@@ -127,6 +143,11 @@ impl Keeper {
             trail.look(&self.brain);
             trail.lose(self.brain.take_untold());
             let now = Instant::now();
+            if now >= look_due {
+                // Whatever was not told as it happened is told now.
+                post.look(self.brain.incidents_shared(), guard_text(&self.brain));
+                look_due = now + LOOK;
+            }
             if end.is_some() || now >= incidents_due {
                 incidents_trouble = self.write_incidents(&mut changed).err().map(|error| trouble("incidents", &error));
                 incidents_due = now + if incidents_trouble.is_some() { CHECKPOINT } else { FOLLOW };
@@ -169,6 +190,17 @@ impl Keeper {
             rules::save(&self.state, &rules, &remembered)?;
         }
         (self.had_rules, self.remembered) = (!rules.is_empty(), remembered);
+        self.write_ladder()
+    }
+
+    /// Writes what is upstream where something is, and once more when nothing is.
+    fn write_ladder(&mut self) -> io::Result<()> {
+        let saved = self.brain.saved_ladder();
+        let was_up = self.ladder.as_ref().is_some_and(Saved::is_up);
+        if saved.is_up() || was_up {
+            ladder::save(&self.state, &saved)?;
+            self.ladder = Some(saved);
+        }
         Ok(())
     }
 
@@ -204,6 +236,24 @@ fn trouble(what: &str, error: &io::Error) -> String {
     )
 }
 
+/// Hands an event over to those who tell people.
+fn alert(post: &Post, event: &Event, incident: Option<&Arc<Incident>>) {
+    let Some(incident) = incident else { return };
+    match event {
+        Event::Opened { .. } | Event::Closed { .. } => post.seen(Arc::clone(incident), None),
+        Event::Changed { what, .. } => post.seen(Arc::clone(incident), Some(News::Changed(what.clone()))),
+        Event::Ladder { rung, turn, what, .. } => {
+            let what = format!("{rung}: {what}");
+            let news = match turn {
+                Turn::Asked | Turn::Escalated | Turn::Failed => News::Escalated(what),
+                Turn::Changed | Turn::Probed | Turn::CameBack | Turn::Stopped => News::Changed(what),
+            };
+            post.seen(Arc::clone(incident), Some(news));
+        }
+        Event::Notice { .. } => {}
+    }
+}
+
 /// Logs an event in one line.
 fn tell(event: &Event, incident: Option<&Incident>) {
     match (event, incident) {
@@ -229,6 +279,9 @@ fn tell(event: &Event, incident: Option<&Incident>) {
         (Event::Opened { id }, None) => warn!(incident = %id, "An attack began."),
         (Event::Closed { id }, None) => warn!(incident = %id, "The attack is over."),
         (Event::Changed { id, what }, _) => info!(incident = %id, %what, "The attack changed."),
+        (Event::Ladder { id, rung, turn, what }, _) => {
+            warn!(incident = %id, %rung, turn = turn.as_str(), %what, "The ladder moved.");
+        }
         (Event::Notice { what }, _) => info!(%what, "Noticed."),
     }
 }

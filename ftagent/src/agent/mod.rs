@@ -4,6 +4,7 @@
 //! a tick a second, one at a time. The poll loop and the metrics have threads of their own and
 //! never wait for it.
 
+mod alerts;
 mod audit;
 mod bounds;
 pub mod brain;
@@ -14,7 +15,10 @@ mod gate;
 pub mod iface;
 mod keeper;
 mod knowledge;
+mod ladder;
 mod mitigator;
+pub(crate) mod nftables;
+mod planes;
 mod report;
 mod rules;
 mod start;
@@ -27,7 +31,7 @@ use std::{
     io,
     net::TcpListener,
     path::PathBuf,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -59,6 +63,7 @@ use crate::{
         operator::OperatorRules,
         store::{Store, origin, unix},
     },
+    alert::Post,
     bpf::{
         self,
         attach::{Mode, Outcome},
@@ -70,7 +75,8 @@ use crate::{
         pins::Pins,
     },
     config::{AttachMode, Config, Metrics},
-    feeds::{FeedEventKind, FeedState, Feeds},
+    decide::ladder::{Kept, Kind},
+    feeds::{FeedEventKind, Feeds},
     record::{
         audit::{AuditLog, Entry},
         recorder::Handle,
@@ -85,7 +91,7 @@ use crate::{
     },
     serve::{
         control::{Call, Control},
-        metrics::{self, Facts, Sources},
+        metrics::{self, Sources},
     },
 };
 
@@ -110,15 +116,25 @@ pub struct Agent {
     audit: AuditLog,
     /// The states of interfaces that the audit log knows.
     seen_states: BTreeMap<String, &'static str>,
+    /// Tells people; absent until the agent runs.
+    post: Option<Post>,
     /// Absent where nothing is recorded.
     recorder: Option<Handle>,
     /// Captures of whole packets.
     whole: Vec<capture::Whole>,
+    /// Absent where rules are in the kernel program.
+    nft: Option<nftables::Nftables>,
     /// Absent where nothing is copied.
     remote: Option<Remote>,
     host: HostRoot,
     facts: Option<(Instant, HostFacts)>,
     service_ports: Vec<u16>,
+    /// The planes beyond this host, until their threads start.
+    drivers: Vec<planes::Opened>,
+    /// What planes there are.
+    planes: Vec<(String, Kind)>,
+    /// What is never black-holed, and once carried a session.
+    kept: Vec<Kept>,
     started: Instant,
     ticks: u64,
     warnings: Vec<String>,
@@ -200,18 +216,24 @@ impl Agent {
             keeper: Some(keeper),
             audit,
             seen_states: BTreeMap::new(),
+            post: None,
             recorder: None,
             whole: Vec::new(),
+            nft: None,
             remote: None,
             host,
             facts: None,
             service_ports: Vec::new(),
+            drivers: Vec::new(),
+            planes: Vec::new(),
+            kept: Vec::new(),
             started: Instant::now(),
             ticks: 0,
             warnings,
             _locks: [state_lock, pins_lock],
         };
         agent.set_sampling()?;
+        agent.open_planes();
         agent.open_rules(inherited)?;
         agent.apply_static_lists()?;
         agent.poll_feeds(true)?;
@@ -248,11 +270,13 @@ impl Agent {
                 Ok(kept) => info!(?kept, "Capabilities that are not needed any more were dropped."),
                 Err(error) => warn!(%error, "Capabilities could not be dropped."),
             }
-            let keeper =
-                self.keeper.take().context("the agent runs once")?.spawn(&self.audit).context("starting to record")?;
+            let post = self.start_alerts()?;
+            let keeper = self.keeper.take().context("the agent runs once")?;
+            let keeper = keeper.spawn(&self.audit, post.clone()).context("starting to record")?;
             let (shared, latest) = (Arc::clone(&self.sources.shared), Arc::new(Latest::default()));
             watch::spawn(self.host.clone(), Arc::clone(&latest)).context("starting to watch the host")?;
             self.start_recorder()?;
+            self.start_planes();
             let poll = self.poll(&latest)?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
             self.publish_facts();
             if let Some(listener) = listener {
@@ -266,10 +290,12 @@ impl Agent {
             notify(&[NotifyState::Stopping]);
             shared.stop();
             latest.stop();
+            self.brain.stop_planes();
             if poll.join().is_err() {
                 error!("The poll loop had panicked.");
             }
             keeper.stop();
+            post.stop();
             self.recorder.take().into_iter().for_each(Handle::end);
             Ok(ended)
         })
@@ -333,6 +359,8 @@ impl Agent {
             iface::watch(iface, &self.pins, &mut self.failures, window, seen);
         }
         self.audit_interfaces();
+        self.tell_nftables();
+        self.tell_health();
         self.end_rules();
         self.end_captures();
         let every = self.config.feed.reload_interval.as_secs().max(1);
@@ -385,6 +413,9 @@ impl Agent {
             match iface.attach(&self.pins, self.config.probation.enabled, seen) {
                 Ok(Outcome::Fresh) => fresh.push(iface.name.clone()),
                 Ok(Outcome::TakenOver) => {}
+                Err(error) if self.nft.is_some() && nftables::goes_without(&error) => {
+                    nftables::go_without(iface, &error);
+                }
                 Err(error) => {
                     self.audit_interfaces();
                     self.undo(&fresh);
@@ -508,6 +539,9 @@ impl Agent {
                 Err(refusal) => warn!(%prefix, reason = refusal.reason(), "An entry of `lists.block` is left out."),
             }
         }
+        if let Some(nft) = &mut self.nft {
+            nft.take_feeds(&set, self.config.feed.ttl);
+        }
         let (prefixes, begun) = (set.len(), Instant::now());
         self.lists.publish_feeds(set, self.clock.after(self.config.feed.ttl))?;
         if prefixes > 0 {
@@ -533,27 +567,6 @@ impl Agent {
             self.service_ports = ports;
         }
         Ok(())
-    }
-
-    /// Tells the metrics what they cannot read from the counters.
-    fn publish_facts(&self) {
-        let mode = |iface: &Iface| (iface.name.clone(), iface.mode.as_str().to_owned(), iface.attached().is_some());
-        let mut lists = vec![
-            ("block".to_owned(), self.store.len(bpf::lists::Which::Block)),
-            ("allow".to_owned(), self.store.len(bpf::lists::Which::Allow)),
-        ];
-        lists.extend(self.feeds.status().map(|feed| (format!("feed:{}", feed.name), feed.entries)));
-        let facts = Facts {
-            ifaces: self.ifaces.iter().map(mode).collect(),
-            lists,
-            feeds_held: self.feeds.status().filter(|feed| feed.state == FeedState::Held).count(),
-            config_loaded: unix(self.config_loaded),
-            detection: self.detection(),
-            mitigation: self.mitigation_metrics(),
-            audit: self.audit.metrics(),
-            capture: self.capture_status(),
-        };
-        *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 }
 

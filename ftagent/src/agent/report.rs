@@ -1,6 +1,6 @@
 //! What `ftagent status` shows.
 
-use std::time::Instant;
+use std::{sync::PoisonError, time::Instant};
 
 use ftagent_common::{
     TrafficClass,
@@ -11,18 +11,44 @@ use super::{
     Agent,
     iface::{Iface, State},
     knowledge::now_ms,
+    unix,
 };
 use crate::{
+    alert::Post,
     bpf::lists::Which,
     config::{MitigationMode, OnAuditFailure},
     decide::Incident,
     feeds::{FeedState, FeedStatus},
     record::audit::AuditStatus,
     sense::window::{IfaceSnapshot, Rate},
+    serve::metrics::Facts,
     serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status, TripwireStatus},
 };
 
 impl Agent {
+    /// Tells the metrics what they cannot read from the counters.
+    pub(super) fn publish_facts(&self) {
+        let mode = |iface: &Iface| (iface.name.clone(), iface.mode.as_str().to_owned(), iface.attached().is_some());
+        let mut lists = vec![
+            ("block".to_owned(), self.store.len(Which::Block)),
+            ("allow".to_owned(), self.store.len(Which::Allow)),
+        ];
+        lists.extend(self.feeds.status().map(|feed| (format!("feed:{}", feed.name), feed.entries)));
+        let facts = Facts {
+            ifaces: self.ifaces.iter().map(mode).collect(),
+            lists,
+            feeds_held: self.feeds.status().filter(|feed| feed.state == FeedState::Held).count(),
+            config_loaded: unix(self.config_loaded),
+            detection: self.detection(),
+            mitigation: self.mitigation_metrics(),
+            ladder: self.brain.ladder(),
+            audit: self.audit.metrics(),
+            capture: self.capture_status(),
+            alerts: self.post.as_ref().map(Post::status),
+        };
+        *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
     pub(super) fn status(&self) -> Status {
         let snapshot = self.sources.shared.snapshot();
         let mut samples = Samples {
@@ -89,6 +115,7 @@ impl Agent {
             .chain(unsaved)
             .chain(self.rules_trouble())
             .chain(self.brain.trouble())
+            .chain(self.alert_warnings())
             .chain(self.audit_warnings())
             .chain(self.capture_status().and_then(|capture| capture.trouble))
             .chain(self.remote_trouble())
@@ -134,6 +161,15 @@ fn state(iface: &Iface) -> String {
         State::Detached { reason, retry } => {
             format!("detached: {reason} (next try in {} s)", retry.saturating_duration_since(Instant::now()).as_secs())
         }
+    }
+}
+
+/// As [`state`], without what changes every second.
+pub(super) fn state_without_times(iface: &Iface) -> String {
+    match &iface.state {
+        State::Probation { .. } => "probation: no packet has arrived yet".to_owned(),
+        State::Detached { reason, .. } => format!("detached: {reason}"),
+        _ => state(iface),
     }
 }
 

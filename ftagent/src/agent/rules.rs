@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     act::{
-        enforcer::Enforcer,
         guard::GuardDriver,
         operator::{self, Added, OperatorRule},
         tripwire::TripwireDriver,
@@ -57,10 +56,10 @@ impl Agent {
             let (operators, earlier) = (self.rules.rules().len(), inherited.len());
             info!(operators, earlier, "Rules were restored; those of an earlier life stay until they end.");
         }
-        let enforcer = Box::new(Enforcer::new(kernel));
-        self.brain.arm(Mitigator::new(enforcer, Beat::from(&self.clock), inherited));
         let guard = KernelGuard::open(&first.ebpf).context("opening the kernel's guard")?;
         let tripwire = KernelTripwire::open(&first.ebpf).context("opening the kernel's tripwire")?;
+        let plane = self.open_plane(kernel)?;
+        self.brain.arm(Mitigator::new(plane, Beat::from(&self.clock), inherited));
         let (settings, beat) = (self.gate_settings(), Beat::from(&self.clock));
         self.brain.set_gate(|_| Some(Gate::new(GuardDriver::new(guard), settings, beat)));
         self.brain.set_trap(|_| Some(Trap::new(TripwireDriver::new(tripwire), beat)));

@@ -97,6 +97,10 @@ impl Trail {
             }
             Event::Changed { id, what } => about("incident.change", id).because(what.as_str()),
             Event::Closed { id } => about("incident.close", id),
+            Event::Ladder { id, rung, turn, what } => {
+                let entry = Entry::new(&format!("ladder.{}", turn.as_str()), rung.as_str()).because(what.as_str());
+                if id.is_empty() { entry } else { entry.about(id.as_str()) }
+            }
             Event::Notice { what } => Entry::new("notice", "").because(what.as_str()),
         });
     }

@@ -183,6 +183,7 @@ fn accepted(answer: &Accepted) -> String {
             Event::Closed { id } => text.push_str(&format!("  incident {id} is closed\n")),
             Event::Opened { id } => text.push_str(&format!("  incident {id} opened\n")),
             Event::Changed { id, what } => text.push_str(&format!("  incident {id}: {what}\n")),
+            Event::Ladder { rung, what, .. } => text.push_str(&format!("  {rung}: {what}\n")),
             Event::Notice { what } => text.push_str(&format!("  {what}\n")),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::{os::unix::net::UnixStream, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Cli, client::call};
 use crate::{
+    agent::nftables::remove_nftables_of,
     bpf::pins::Pins,
     config::{Config, OnAuditFailure},
     record::audit::{self, Actor, Entry, Outcome},
@@ -52,6 +53,7 @@ fn without_daemon(config: &Config) -> Result<usize> {
             OnAuditFailure::Refuse => return Err(error.context("`audit.on_failure` is \"refuse\"")),
         }
     }
+    remove_nftables_of(&config.paths.state).context("removing the nftables table")?;
     let removed = pins.remove_all();
     let after = match &removed {
         Ok(removed) => entry.now(serde_json::json!({ "removed": removed })),

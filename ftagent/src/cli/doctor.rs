@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::Cli;
 use crate::{
+    act::nft::{Nft, probe},
     bpf::{attach, pins::Pins},
     config::Config,
     doctor::{AttachedXdp, DoctorInput, capabilities, exit_code, run as examine, table},
@@ -28,7 +29,9 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     };
     let (root, capabilities) = (HostRoot::default(), capabilities());
     let config = config.as_ref();
-    let checks = examine(&DoctorInput { config, root: &root, capabilities: &capabilities, xdp_of: &xdp_of });
+    let nft = |interfaces: &[String]| probe(Nft::default(), interfaces);
+    let input = DoctorInput { config, root: &root, capabilities: &capabilities, xdp_of: &xdp_of, nft: &nft };
+    let checks = examine(&input);
     if cli.json {
         println!("{}", serde_json::to_string(&checks)?);
     } else {

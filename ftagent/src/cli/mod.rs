@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Human output by default, `--json` everywhere.
 
 mod access;
+mod alert;
 mod audit;
 mod baseline;
 mod block;
@@ -13,12 +14,14 @@ mod explain;
 mod feeds;
 mod incidents;
 mod ioc;
+mod ladder;
 mod plot;
 mod replay;
 mod rules;
 mod run;
 pub mod status;
 mod text;
+mod tools;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -60,8 +63,12 @@ enum Command {
     Incidents(incidents::Args),
     /// List, show and export what was recorded of attacks; capture what matches something.
     Capture(capture::Args),
+    /// Show what is asked of the network upstream, what would be; approve it, or take it back.
+    Ladder(ladder::Args),
     /// Patterns of attack tools: list, check, test; export the indicators of an incident.
     Ioc(ioc::Args),
+    /// Show who is told of attacks, try a sink, or let nobody be told for a while.
+    Alert(alert::Args),
     /// Show what is known to be normal, or correct it.
     Baseline(baseline::Args),
     /// Show who did what, verify that nobody changed that, or copy it.
@@ -70,6 +77,8 @@ enum Command {
     Doctor,
     /// Run captures or a scenario through the real datapath, in virtual time.
     Replay(replay::Args),
+    /// Write rules as text for firewalls, BGP daemons and routers.
+    Tools(tools::Args),
     /// Check a configuration, or print one with every default.
     Config(config::Args),
     /// Stop filtering: remove programs, attachments and maps, and end the daemon.
@@ -100,11 +109,14 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Feeds(args) => feeds::run(cli, args),
         Command::Incidents(args) => incidents::run(cli, args),
         Command::Capture(args) => capture::run(cli, args),
+        Command::Ladder(args) => ladder::run(cli, args),
         Command::Ioc(args) => ioc::run(cli, args),
+        Command::Alert(args) => alert::run(cli, args),
         Command::Baseline(args) => baseline::run(cli, args),
         Command::Audit(args) => audit::run(cli, args),
         Command::Doctor => doctor::run(cli),
         Command::Replay(args) => replay::run(cli, args),
+        Command::Tools(args) => tools::run(cli, args),
         Command::Config(args) => config::run(cli, args),
         Command::Detach => detach::run(cli),
     }

@@ -22,9 +22,9 @@ use super::{
 
 type Problems = Vec<Problem>;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Room for a path in `sockaddr_un`, without the final NUL (unix(7)).
 const SOCKET_PATH: usize = 107;
@@ -43,11 +43,16 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
         sampling: sampling(&raw.sampling, problems),
         probation: probation(&raw.probation, problems),
         learning: learning(&raw.learning, problems),
-        mitigation: Mitigation { mode: raw.mitigation.mode },
+        mitigation: Mitigation { mode: raw.mitigation.mode, plane: raw.mitigation.plane },
+        uplink: super::ladder::uplink(&raw.uplink, problems),
+        ladder: super::ladder::checked(&raw.ladder, problems),
         remote: super::remote::checked(raw.remote, problems),
+        bgp: super::bgp::checked(&raw.bgp, problems),
+        scrub: super::scrub::checked(&raw.scrub, problems),
         audit: audit(&raw.audit, problems),
         capture: capture(&raw.capture, problems),
         indicators: indicators(&raw.indicators, problems),
+        alerts: super::alerts::checked(&raw.alerts, problems),
         log: Log { level: raw.log.level, format: raw.log.format },
     }
 }
@@ -154,7 +159,7 @@ fn feed_policy(raw: &RawFeedPolicy, problems: &mut Problems) -> FeedPolicy {
 }
 
 /// Reads a duration, `None` (and a problem) where it is none or out of range.
-fn duration(
+pub(super) fn duration(
     path: &str,
     text: &str,
     range: std::ops::RangeInclusive<Duration>,
@@ -206,7 +211,7 @@ fn lists(raw: &RawLists, problems: &mut Problems) -> Lists {
     Lists { allow, block }
 }
 
-fn prefixes(path: &str, raw: &[String], most: u32, problems: &mut Problems) -> Vec<IpNet> {
+pub(super) fn prefixes(path: &str, raw: &[String], most: u32, problems: &mut Problems) -> Vec<IpNet> {
     if raw.len() > most as usize {
         let remedy = format!("write at most {most} here; `[[feeds]]` takes larger block lists");
         problems.push(Problem::new(path, format!("has {} entries", raw.len()), remedy));
@@ -222,7 +227,7 @@ fn prefixes(path: &str, raw: &[String], most: u32, problems: &mut Problems) -> V
 }
 
 /// Reads an address or prefix; what is wrong and the remedy where it is none to take.
-fn prefix(text: &str) -> Result<IpNet, (String, String)> {
+pub(super) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or_else(|_| address()).map_err(|_| {
         let remedy = "write it as \"192.0.2.1\", \"192.0.2.0/24\" or \"2001:db8::/32\"";
@@ -261,7 +266,7 @@ fn sampling(raw: &RawSampling, problems: &mut Problems) -> Sampling {
     }
 }
 
-fn number(path: &str, value: i64, least: u32, most: u32, problems: &mut Problems) -> u32 {
+pub(super) fn number(path: &str, value: i64, least: u32, most: u32, problems: &mut Problems) -> u32 {
     match u32::try_from(value) {
         Ok(number) if (least..=most).contains(&number) => number,
         _ => {
@@ -337,7 +342,7 @@ pub fn size(text: &str) -> Option<u64> {
 }
 
 /// Reads a size; the least (and a problem) where it is none or out of range.
-fn bytes(path: &str, text: &str, range: std::ops::RangeInclusive<u64>, problems: &mut Problems) -> u64 {
+pub(super) fn bytes(path: &str, text: &str, range: std::ops::RangeInclusive<u64>, problems: &mut Problems) -> u64 {
     let written = |bytes: u64| {
         let (unit, scale) =
             UNITS.iter().find(|(_, scale)| bytes >= *scale && bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));

@@ -4,12 +4,16 @@
 //! Reading collects every problem instead of stopping at the first. Every key has a default, so
 //! an empty file is valid; a key that is not known is a problem, never ignored.
 
+pub mod alerts;
+mod bgp;
 mod check;
 mod error;
+mod ladder;
 pub mod raw;
 mod read;
 pub mod reference;
 mod remote;
+mod scrub;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -23,9 +27,13 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use alerts::Alerts;
+pub use bgp::{Bgp, BgpDaemon, Community, LargeCommunity};
 pub use check::size;
 pub use error::{ConfigError, Problem};
+pub use ladder::{LadderConfig, RungConfig, UplinkConfig, rate};
 pub use remote::Remote;
+pub use scrub::{Provider, Scrub, Take};
 pub use secret::{Secret, SecretFile};
 
 /// Where the configuration is looked for when no path is given.
@@ -58,14 +66,24 @@ pub struct Config {
     pub learning: Learning,
     /// What the agent may do.
     pub mitigation: Mitigation,
+    /// The link towards the network.
+    pub uplink: UplinkConfig,
+    /// What is asked of the network upstream, and when.
+    pub ladder: LadderConfig,
     /// Where a copy of what was recorded goes; absent: nowhere.
     pub remote: Option<Remote>,
+    /// The BGP daemon; absent: none.
+    pub bgp: Option<Bgp>,
+    /// The providers that take traffic away before it reaches this node. Names are unique.
+    pub scrub: Vec<Scrub>,
     /// The audit log.
     pub audit: Audit,
     /// What is kept of attacks.
     pub capture: Capture,
     /// The patterns that samples are compared with.
     pub indicators: Indicators,
+    /// Who is told of what.
+    pub alerts: Alerts,
     /// The agent's own log.
     pub log: Log,
     /// All of it as it was written, defaults included.
@@ -221,6 +239,19 @@ pub struct Learning {
 pub struct Mitigation {
     /// In which mode it is.
     pub mode: MitigationMode,
+    /// What puts rules into force.
+    pub plane: RulePlane,
+}
+
+/// What puts rules into force on this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RulePlane {
+    /// The kernel program.
+    #[default]
+    Xdp,
+    /// A table of nftables.
+    Nftables,
 }
 
 /// Whether the agent acts on what it decides.

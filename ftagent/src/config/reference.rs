@@ -1,9 +1,12 @@
 //! Every key, its type, default, unit and meaning: `ftagent config default` and `docs/CONFIG.md`
 //! are written from this table, and unknown keys are told by it.
 
+mod beyond;
+mod people;
+
 use std::fmt::Write as _;
 
-use super::raw::{Raw, RawFeed};
+use super::raw::{Raw, RawAlertSink, RawFeed, RawMaintenance, RawRung, RawScrub};
 
 /// A section of the file.
 #[derive(Clone, Copy, Debug)]
@@ -163,14 +166,27 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "mitigation",
         doc: "What the agent may do by itself. Block lists are enforced in every mode.",
-        keys: &[row(
-            "mitigation.mode",
-            "\"auto\", \"observe\" or \"enforce\"",
-            "",
-            "\"auto\" observes while the node is unknown and enforces once its baseline is trusted. \"observe\" \
-             decides and drops nothing. \"enforce\" acts at once.",
-        )],
+        keys: &[
+            row(
+                "mitigation.mode",
+                "\"auto\", \"observe\" or \"enforce\"",
+                "",
+                "\"auto\" observes while the node is unknown and enforces once its baseline is trusted. \"observe\" \
+                 decides and drops nothing. \"enforce\" acts at once.",
+            ),
+            row(
+                "mitigation.plane",
+                "\"xdp\" or \"nftables\"",
+                "",
+                "What puts rules into force: the kernel program, or a table of nftables (docs/planes/nftables.md). Packets \
+                 are counted and sampled by the kernel program either way; with \"nftables\", an interface where it \
+                 cannot be attached gets block lists and operators' rules without it. A restart applies it.",
+            ),
+        ],
     },
+    beyond::UPLINK,
+    beyond::LADDER,
+    beyond::RUNGS,
     Section {
         name: "remote",
         doc: "A copy of what was recorded of incidents that are over, in S3-compatible storage.",
@@ -201,6 +217,7 @@ pub const SECTIONS: &[Section] = &[
             ),
         ],
     },
+    beyond::BGP,
     Section {
         name: "audit",
         doc: "The audit log, in `audit` below `paths.state`: who did what, chained and signed; see docs/AUDIT.md.",
@@ -285,6 +302,9 @@ pub const SECTIONS: &[Section] = &[
             ),
         ],
     },
+    people::ALERTS,
+    people::SINKS,
+    people::MAINTENANCE,
     Section {
         name: "log",
         doc: "The agent's own log, on standard error.",
@@ -307,6 +327,7 @@ pub const SECTIONS: &[Section] = &[
             Key { sample: "\"/etc/ftagent/drop.txt\"", ..row("feeds[].path", TEXT, "", "The file.") },
         ],
     },
+    beyond::SCRUB,
 ];
 
 impl Key {
@@ -317,7 +338,7 @@ impl Key {
 
     /// Returns the default as TOML writes it; `None` where the key must be written.
     pub fn default_value(&self) -> Option<String> {
-        defaults().get(self.path).map(ToString::to_string)
+        defaults().get(self.path).filter(|_| self.sample.is_empty()).map(ToString::to_string)
     }
 
     /// Returns the default, or a sample value where there is none.
@@ -326,9 +347,21 @@ impl Key {
     }
 }
 
-/// Returns the defaults by path.
+/// Returns the defaults by path; of the keys of arrays of tables those that need not be written.
 fn defaults() -> std::collections::BTreeMap<String, toml::Value> {
-    leaves(&Raw::default(), "")
+    let mut all = leaves(&Raw::default(), "");
+    all.retain(|path, _| !is_array(path));
+    all.extend(leaves(&RawFeed::default(), "feeds[]"));
+    all.extend(leaves(&RawScrub::default(), "scrub[]"));
+    all.extend(leaves(&RawRung::default(), "ladder.rungs[]"));
+    all.extend(leaves(&RawAlertSink::default(), "alerts.sinks[]"));
+    all.extend(leaves(&RawMaintenance::default(), "alerts.maintenance[]"));
+    all
+}
+
+/// Returns whether a path is that of an array of tables.
+fn is_array(path: &str) -> bool {
+    SECTIONS.iter().any(|section| section.name.strip_suffix("[]") == Some(path))
 }
 
 /// Returns what serialises below a prefix, by path; elements of empty arrays of tables are none.
@@ -349,11 +382,9 @@ fn leaves<T: serde::Serialize>(value: &T, prefix: &str) -> std::collections::BTr
     leaves
 }
 
-/// Returns every path that the raw types know, `feeds` as its elements.
+/// Returns every path that the raw types know, arrays of tables as their elements.
 pub fn raw_paths() -> Vec<String> {
-    let mut paths: Vec<String> = defaults().into_keys().filter(|path| path != "feeds").collect();
-    paths.extend(leaves(&RawFeed::default(), "feeds[]").into_keys());
-    paths
+    defaults().into_keys().collect()
 }
 
 /// Returns every key.
@@ -371,7 +402,7 @@ pub fn plain(path: &str) -> String {
             plain.push('.');
         }
         plain.push_str(part);
-        if i == 0 && SECTIONS.iter().any(|section| section.name.strip_suffix("[]") == Some(part)) {
+        if is_array(&plain) {
             plain.push_str("[]");
         }
     }

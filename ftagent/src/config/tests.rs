@@ -25,8 +25,13 @@ fn an_empty_file_is_the_default_and_the_default_is_valid() {
 fn the_printed_default_is_the_default() {
     let text = reference::default_text();
     assert_eq!(Config::parse(&text, "default").unwrap(), Config::default());
-    let with_feed = text.replace("#[[feeds]]", "[[feeds]]").replace("#name", "name").replace("#path", "path");
-    assert_eq!(Config::parse(&with_feed, "default").unwrap().feeds.len(), 1);
+    // What is commented out is right as well.
+    let element = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
+    let whole: Vec<String> = text.lines().map(|line| element(line).unwrap_or_else(|| line.to_owned())).collect();
+    let whole = whole.join("\n").replace("account = \"\"", "account = \"0123456789abcdef0123456789abcdef\"");
+    let config = Config::parse(&whole, "default").unwrap();
+    assert_eq!((config.feeds.len(), config.scrub.len()), (1, 1));
+    assert_eq!((config.alerts.sinks.len(), config.alerts.maintenance.len()), (1, 1));
     assert!(text.lines().all(|line| line.len() <= 120), "{text}");
 }
 
@@ -92,11 +97,114 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["t.toml:2:", "not an address of a store", "without bucket"],
     ),
     ("[remote]\nendpoint = \"https://s3.example.net\"\nbucket = \"abc\"", &["`remote.credentials`", "absolute path"]),
+    ("[bgp]\ndaemon = \"quagga\"", &["t.toml:2:", "`bgp.daemon`", "\"exabgp\""]),
+    ("[bgp]\ndaemon = \"gobgp\"\nown_prefixes = [\"192.0.2.0/24\"]", &["`bgp.asn`", "64500"]),
+    ("[bgp]\ndaemon = \"gobgp\"\nasn = 1", &["`bgp.own_prefixes`", "is empty"]),
+    (
+        "[bgp]\ndaemon = \"gobgp\"\nasn = 1\nown_prefixes = [\"192.0.2.1/24\"]",
+        &["t.toml:4:", "`bgp.own_prefixes[0]`", "host bits", "203.0.113.0/24"],
+    ),
+    (
+        "[bgp]\ndaemon = \"gobgp\"\nasn = 1\nown_prefixes = [\"192.0.2.0/24\"]\ncommunities = []",
+        &["t.toml:5:", "`bgp.communities`", "65535:666"],
+    ),
+    (
+        "[bgp]\ndaemon = \"exabgp\"\nexabgp_pipes = \"run\"\nasn = 1\nown_prefixes = [\"192.0.2.0/24\"]",
+        &["t.toml:3:", "`bgp.exabgp_pipes`", "absolute path"],
+    ),
+    (
+        "[bgp]\ndaemon = \"gobgp\"\nasn = 1\nown_prefixes = [\"192.0.2.0/24\"]\nnext_hop4 = \"100::1\"",
+        &["t.toml:5:", "`bgp.next_hop4`", "192.0.2.1"],
+    ),
     ("[learning]\ntrust_after = \"0s\"", &["t.toml:2:", "out of range", "from 1s to"]),
     ("[capture]\nmemory = \"64\"", &["t.toml:2:", "not a size", "64 MiB"]),
     ("[capture]\nincident_bytes = \"64 kB\"", &["t.toml:2:", "out of range", "from 1 MiB to 1 TiB"]),
     ("[capture]\nkeep_bytes = \"99999999 TiB\"", &["t.toml:2:", "`capture.keep_bytes`"]),
     ("[capture]\npre_roll = \"2m\"", &["t.toml:2:", "out of range"]),
+    (
+        "[[scrub]]\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]",
+        &["`scrub[0].name`", "is missing"],
+    ),
+    (
+        "[[scrub]]\nname = \"rtbh\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]",
+        &["t.toml:2:", "another kind"],
+    ),
+    ("[[scrub]]\nname = \"x\"\nprovider = \"akamai\"", &["t.toml:3:", "\"akamai\" is not known", "\"hetzner-robot\""]),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"s3cr3t\"\nprefixes = [\"203.0.113.0/28\"]",
+        &["t.toml:4:", "credential:NAME"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"cloudflare\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/24\"]",
+        &["`scrub[0].account`", "32 hexadecimal digits"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"hetzner-robot\"\naccount = \"web1\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/24\"]",
+        &["t.toml:4:", "number of a server"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\naccount = \"1\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]",
+        &["t.toml:4:", "leave it out"],
+    ),
+    ("[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"", &["`scrub[0].prefixes`", "is missing"]),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.1/28\"]",
+        &["t.toml:5:", "`scrub[0].prefixes[0]`", "host bits"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]\nendpoint = \"http://ovh.example\"",
+        &["t.toml:6:", "has no TLS"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]\nendpoint = \"https://u:p@h\"",
+        &["t.toml:6:", "without credentials"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"webhook\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]",
+        &["`scrub[0].endpoint`", "is missing"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]\ntakes = [\"black-hole\"]",
+        &["t.toml:6:", "`scrub[0].takes[0]`", "it takes \"divert\", \"filter\""],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"hetzner-cloud\"\ntakes = [\"filter\"]",
+        &["t.toml:4:", "docs/planes/hetzner.md"],
+    ),
+    (
+        "[[scrub]]\nname = \"x\"\nprovider = \"ovh\"\ncredentials = \"/c\"\nprefixes = [\"203.0.113.0/28\"]\nmin_hold = \"soon\"",
+        &["t.toml:6:", "not a duration"],
+    ),
+    ("[[alerts.sinks]]\nname = \"a\"\nkind = \"slak\"", &["t.toml:3:", "`alerts.sinks[0].kind`", "\"slack\"?"]),
+    ("[[alerts.sinks]]\nname = \"a\"\nkind = \"slack\"", &["t.toml:1:", "`alerts.sinks[0].secret`", "address"]),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"slack\"\nsecret = \"https://hooks.slack.com/x\"",
+        &["t.toml:4:", "neither an absolute path"],
+    ),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"slack\"\nsecret = \"/s\"\ntitle = \"{sevrity}\"",
+        &["t.toml:5:", "`alerts.sinks[0].title`", "{sevrity}", "did you mean {severity}?"],
+    ),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"slack\"\nsecret = \"/s\"\nchat = \"1\"",
+        &["t.toml:5:", "`alerts.sinks[0].chat`", "no meaning"],
+    ),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"slack\"\nsecret = \"/s\"\nvectors = [\"syn_flod\"]",
+        &["t.toml:5:", "`alerts.sinks[0].vectors[0]`", "\"syn_flood\"?"],
+    ),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"email\"\nserver = \"mx.example.net\"\ntls = \"none\"\n\
+         from = \"a@example.net\"\nto = [\"b@example.net\"]",
+        &["t.toml:5:", "`alerts.sinks[0].tls`", "loopback"],
+    ),
+    ("[[alerts.sinks]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"log:514\"", &["t.toml:4:", "udp://"]),
+    (
+        "[[alerts.sinks]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"unix:///dev/log\"\nformt = \"cef\"",
+        &["t.toml:5:", "`alerts.sinks[0].formt`", "`alerts.sinks[].format`"],
+    ),
+    ("[alerts]\nretry_first = \"0s\"", &["t.toml:2:", "out of range"]),
+    ("[[alerts.maintenance]]\nfrom = \"22:00\"\nto = \"late\"", &["t.toml:2:", "`alerts.maintenance[0].from`"]),
     ("[log\nlevel = 1", &["t.toml:1:"]),
     ("[log]\nlevel = \"info\"\nlevel = \"warn\"", &["t.toml:3:", "duplicate"]),
 ];

@@ -14,7 +14,8 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 use serde::Serialize;
 
 use crate::{
-    config::{Config, ConfigError, InterfaceName},
+    act::nft::{Hook, NftError},
+    config::{Config, ConfigError, InterfaceName, RulePlane},
     sense::host::{HostFacts, HostRoot},
 };
 
@@ -94,6 +95,8 @@ pub struct DoctorInput<'a> {
     pub capabilities: &'a BTreeSet<String>,
     /// Returns the XDP program on the interface with an index.
     pub xdp_of: &'a dyn Fn(u32) -> Option<AttachedXdp>,
+    /// Returns where a table of nftables would hang on these interfaces; asked where rules are to be there.
+    pub nft: &'a dyn Fn(&[String]) -> Result<Hook, NftError>,
 }
 
 /// Returns the names of the capabilities that are in effect in this thread.
@@ -125,6 +128,9 @@ pub fn run(input: &DoctorInput<'_>) -> Vec<Check> {
     }
     seen.sort();
     seen.dedup();
+    if config.mitigation.plane == RulePlane::Nftables {
+        checks.push(nftables((input.nft)(&seen)));
+    }
     for name in seen {
         checks.extend(interface::checks(input, config, &name));
     }
@@ -139,6 +145,24 @@ fn configuration(config: Result<&Config, &ConfigError>) -> Check {
         Ok(_) => Check::ok("configuration", "valid"),
         Err(error) => Check::new("configuration", State::Fail, error.to_string())
             .mend("mend these lines; `ftagent config check` checks again. The defaults are looked at below"),
+    }
+}
+
+fn nftables(hook: Result<Hook, NftError>) -> Check {
+    let name = "nftables";
+    match hook {
+        Ok(Hook::Ingress) => Check::ok(name, "`nft` is there, and the kernel has the ingress hook"),
+        Ok(Hook::Prerouting) => Check::new(
+            name,
+            State::Warn,
+            "the kernel has no ingress hook: rules see packets before routing, behind the IP stack's own checks",
+        )
+        .mend("run a kernel with CONFIG_NETFILTER_INGRESS=y, as all current distributions have"),
+        Err(error @ NftError::Missing(..)) => {
+            Check::new(name, State::Fail, "there is no `nft`").mend(error.to_string())
+        }
+        Err(error) => Check::new(name, State::Fail, error.to_string())
+            .mend("run as root, with a kernel that has nf_tables; or set `mitigation.plane = \"xdp\"`"),
     }
 }
 

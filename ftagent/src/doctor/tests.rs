@@ -84,7 +84,7 @@ impl Machine {
         let config = Config::parse(&text, "test").unwrap();
         let all = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"].map(str::to_owned).into();
         let root = HostRoot::at(self.dir.path());
-        run(&DoctorInput { config: Ok(&config), root: &root, capabilities: &all, xdp_of })
+        run(&DoctorInput { config: Ok(&config), root: &root, capabilities: &all, xdp_of, nft: &|_| Ok(Hook::Ingress) })
     }
 
     fn run(&self, interface: &str) -> Vec<Check> {
@@ -254,7 +254,13 @@ fn settings_and_rights_that_are_missing() {
     let error = Config::parse("[metrics]\nlisten = \"0.0.0.0:1\"\nfoo = 1", "/etc/ftagent/ftagent.toml").unwrap_err();
     let root = HostRoot::at(machine.dir.path());
     let some = ["CAP_SYS_ADMIN".to_owned()].into();
-    let checks = run(&DoctorInput { config: Err(&error), root: &root, capabilities: &some, xdp_of: &|_| None });
+    let checks = run(&DoctorInput {
+        config: Err(&error),
+        root: &root,
+        capabilities: &some,
+        xdp_of: &|_| None,
+        nft: &|_| Ok(Hook::Ingress),
+    });
     expect(&checks, "configuration", State::Fail, &["ftagent.toml:2:", "ftagent.toml:3:"]);
     expect(&checks, "capabilities", State::Fail, &["lacks CAP_NET_ADMIN"]);
     expect(&checks, "net.ipv4.tcp_syncookies", State::Warn, &["sysctl -w net.ipv4.tcp_syncookies=1"]);
@@ -272,6 +278,35 @@ fn a_state_directory_that_is_a_file() {
     machine.file("state", "");
     let config = Config::parse(&format!("[paths]\nstate = {:?}", machine.path("state/below")), "test").unwrap();
     let (root, none) = (HostRoot::at(machine.dir.path()), BTreeSet::new());
-    let checks = run(&DoctorInput { config: Ok(&config), root: &root, capabilities: &none, xdp_of: &|_| None });
+    let checks = run(&DoctorInput {
+        config: Ok(&config),
+        root: &root,
+        capabilities: &none,
+        xdp_of: &|_| None,
+        nft: &|_| Ok(Hook::Ingress),
+    });
     assert_eq!(find(&checks, "state directory").state, State::Fail);
+}
+
+#[test]
+fn nftables_is_looked_at_where_rules_go_there() {
+    let machine = Machine::new();
+    let (root, all) = (HostRoot::at(machine.dir.path()), BTreeSet::new());
+    let checks = |plane: &str, nft: &dyn Fn(&[String]) -> Result<Hook, NftError>| {
+        let text = format!("[interfaces]\nnames = [\"eth0\"]\n[mitigation]\nplane = \"{plane}\"");
+        let config = Config::parse(&text, "test").unwrap();
+        run(&DoctorInput { config: Ok(&config), root: &root, capabilities: &all, xdp_of: &|_| None, nft })
+    };
+    let absent = |_: &[String]| Err(NftError::Missing("nft".into(), std::io::ErrorKind::NotFound.into()));
+    assert!(checks("xdp", &absent).iter().all(|check| check.name != "nftables"));
+    expect(&checks("nftables", &absent), "nftables", State::Fail, &["apt install nftables"]);
+    let refused = |_: &[String]| Err(NftError::Refused("Operation not permitted".into()));
+    expect(&checks("nftables", &refused), "nftables", State::Fail, &["not permitted", "run as root"]);
+    let late = |_: &[String]| Ok(Hook::Prerouting);
+    expect(&checks("nftables", &late), "nftables", State::Warn, &["CONFIG_NETFILTER_INGRESS"]);
+    let asked = |interfaces: &[String]| {
+        assert_eq!(interfaces, ["eth0"]);
+        Ok(Hook::Ingress)
+    };
+    expect(&checks("nftables", &asked), "nftables", State::Ok, &["ingress hook"]);
 }

@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod capsule;
 pub mod incidents;
 pub mod ioc;
+pub mod ladder;
 pub mod recorder;
 pub mod remote;
 pub mod rules;

@@ -6,9 +6,11 @@
 //! | `GET /metrics` | Prometheus text format 0.0.4 |
 //! | `GET /healthz` | 200 while the poll loop ticks, else 503 |
 
+mod alert;
 mod audit;
 mod capture;
 mod detection;
+mod ladder;
 mod mitigation;
 
 use std::{
@@ -26,6 +28,7 @@ use ftagent_common::{TrafficClass, reason::DropReason};
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::{
+    decide::ladder::View,
     record::{audit::AuditMetrics, recorder::status::CaptureStatus},
     sense::poll::Shared,
 };
@@ -51,10 +54,14 @@ pub struct Facts {
     pub detection: Detection,
     /// What is done about it.
     pub mitigation: Mitigation,
+    /// What is asked of the network upstream.
+    pub ladder: View,
     /// The audit log; `None` where there is none.
     pub audit: Option<AuditMetrics>,
     /// What is recorded; absent where nothing is.
     pub capture: Option<CaptureStatus>,
+    /// Who is told; absent until the agent runs.
+    pub alerts: Option<crate::alert::Status>,
 }
 
 /// What a scrape reads.
@@ -67,7 +74,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 38] = [
+pub const METRICS: [(&str, &str); 53] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -125,6 +132,24 @@ pub const METRICS: [(&str, &str); 38] = [
         "ftagent_notices_total",
         "Things to know that are no attack since the daemon started, such as load that looks human.",
     ),
+    ("ftagent_uplink_bits_per_second", "What arrives over the fullest link towards the network, drops here included."),
+    (
+        "ftagent_uplink_capacity_bits_per_second",
+        "What that link carries: `uplink.capacity`, or what the driver says; absent where neither is known.",
+    ),
+    (
+        "ftagent_ladder_steps",
+        "What is asked of each rung's plane, by state: waiting (for approval), asked, present (read back), failed.",
+    ),
+    ("ftagent_ladder_plane_up", "1 while a rung's plane works as a whole, 0 while its daemon or provider is away."),
+    (
+        "ftagent_black_hole_seconds_total",
+        "Seconds that victims spent in black holes, summed over victims, over restarts; divide by 60 for black-hole \
+         minutes.",
+    ),
+    ("ftagent_ladder_escalations_total", "Times that a rung of the ladder was climbed, over restarts."),
+    ("ftagent_ladder_probes_total", "Times that it was probed whether a rung is still needed, over restarts."),
+    ("ftagent_ladder_failed_probes_total", "Probes that found the attack still there, over restarts."),
     ("ftagent_audit_entries_total", "Entries written to the audit log since the daemon started."),
     (
         "ftagent_audit_lost_total",
@@ -140,6 +165,17 @@ pub const METRICS: [(&str, &str); 38] = [
     ),
     ("ftagent_capture_ring_bytes", "Memory that the last seconds of samples take, about."),
     ("ftagent_capture_disk_bytes", "What captures take on disk."),
+    (
+        "ftagent_alerts_total",
+        "Alerts that were done with since the daemon started, by sink and result: delivered, digested (delivered in one \
+         with others), refused, given_up, crowded (too many waited), dropped (the sink was removed).",
+    ),
+    ("ftagent_alerts_waiting", "Alerts that wait to be delivered, by sink."),
+    ("ftagent_alert_oldest_seconds", "How long the oldest of them waits, by sink."),
+    ("ftagent_alert_failures_total", "Tries to deliver that failed since the daemon started, by sink."),
+    ("ftagent_alert_sink_up", "1 while nothing is known against a sink, 0 while its deliveries fail."),
+    ("ftagent_alert_outbox_bytes", "Bytes of the outbox on disk."),
+    ("ftagent_alert_outbox_unsaved", "1 while the outbox cannot be written to disk. It should be 0."),
     ("ftagent_build_info", "1, with the version as a label."),
 ];
 
@@ -219,10 +255,14 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     let facts = sources.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     detection::families(&scrape, &facts.detection)?;
     mitigation::families(&scrape, &facts.mitigation)?;
+    ladder::families(&scrape, &facts.ladder)?;
     if let Some(audit) = &facts.audit {
         audit::families(&scrape, audit)?;
     }
     capture::families(&scrape, facts.capture.as_ref())?;
+    if let Some(alerts) = &facts.alerts {
+        alert::families(&scrape, alerts)?;
+    }
     let info = scrape.gauge("ftagent_xdp_info", &["interface", "mode"])?;
     for (name, mode, attached) in &facts.ifaces {
         if *attached {

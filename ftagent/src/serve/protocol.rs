@@ -25,7 +25,11 @@ use crate::{
     rule::{Action, FlowMatch, Origin, Rule},
 };
 
-pub use super::explain::{Explain, Explained, Explanation, Frame, ListHit, RuleVerdict, Verdict};
+pub use super::{
+    alert::{AlertSilence, Alerts},
+    explain::{Explain, Explained, Explanation, Frame, ListHit, RuleVerdict, Verdict},
+    ladder::{LadderPlan, LadderSaid, LadderStatus, RungView, Word},
+};
 
 /// Bytes of a request at most. The largest is a baseline of every class with every hour of its
 /// week: about 5 MB.
@@ -101,9 +105,39 @@ pub enum Request {
         /// Its name; absent: the only one that runs.
         name: Option<String>,
     },
+    /// How the ladder is: [`LadderStatus`].
+    Ladder,
+    /// What would happen at so many times the present load: [`LadderPlan`].
+    LadderPlan {
+        /// How many times.
+        factors: Vec<u32>,
+    },
+    /// Approve, deny or take back: [`LadderSaid`].
+    LadderSay {
+        /// What is said.
+        word: Word,
+        /// Only say what it would do.
+        dry_run: bool,
+    },
     /// Put into the audit log that the caller reads or keeps something of what was recorded, which commands do
     /// without the daemon.
     Accessed(Accessed),
+    /// How alerts are doing, and what became of the last ones: [`Alerts`].
+    Alerts,
+    /// Send a test message through a sink: an object with the number of the `test`.
+    AlertTest {
+        /// The sink.
+        sink: String,
+    },
+    /// What came of a test: [`Answers`](crate::alert::Answers), `null` while nothing did.
+    AlertTested {
+        /// The sink.
+        sink: String,
+        /// The test's number.
+        test: u64,
+    },
+    /// Tell nobody for a while.
+    AlertSilence(AlertSilence),
     /// Read the configuration again.
     Reload,
     /// Remove programs, attachments and maps, and exit.

@@ -51,9 +51,23 @@ impl Plane {
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub fn spawn(mut driver: Box<dyn Driver>, witness: Arc<dyn Witness>, tell: Listener) -> io::Result<Self> {
+    pub fn spawn(driver: Box<dyn Driver>, witness: Arc<dyn Witness>, tell: Listener) -> io::Result<Self> {
+        Self::spawn_wanting(driver, Arc::default(), witness, tell)
+    }
+
+    /// As [`Self::spawn`], and wants something from the first look on: what an earlier life asked for stays.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn_wanting(
+        mut driver: Box<dyn Driver>,
+        wanted: Arc<[Step]>,
+        witness: Arc<dyn Witness>,
+        tell: Listener,
+    ) -> io::Result<Self> {
         let name = driver.plane().to_owned();
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let state = State { wanted, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let of_thread = Arc::clone(&shared);
         let mut label = format!("up-{name}");
         // What the kernel keeps of a thread's name.

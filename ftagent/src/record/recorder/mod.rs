@@ -376,7 +376,7 @@ impl Recorder {
                         recording.until_ns = Some(tick.now.mono_ns.saturating_add(AFTER_NS));
                     }
                 }
-                Event::Changed { .. } | Event::Notice { .. } => {}
+                Event::Changed { .. } | Event::Ladder { .. } | Event::Notice { .. } => {}
             }
         }
     }
