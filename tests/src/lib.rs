@@ -1,10 +1,14 @@
 //! What the end-to-end tests, the demo and the benchmarks share: private network namespaces,
 //! packets built from fields, and traffic at millions of packets per second.
 
+pub mod customers;
 pub mod daemon;
+pub mod edge;
 pub mod evaluate;
 pub mod packet;
 pub mod peers;
 pub mod sandbox;
 pub mod simulate;
+pub mod stand_in;
+pub mod standin;
 pub mod traffic;

@@ -20,6 +20,8 @@ mod knowledge;
 mod learning;
 #[path = "daemon/life.rs"]
 mod life;
+#[path = "daemon/nftables.rs"]
+mod nftables;
 #[path = "daemon/probation.rs"]
 mod probation;
 #[path = "daemon/refusals.rs"]

@@ -22,6 +22,7 @@ pub use generator::{Flood, Generator, Sent, SentCounter};
 pub use receiver::{Program, Receiver};
 pub use replay::{Pace, Replayed, replay_capture};
 pub use spec::{FRAME_MAX, PATCHES, Received, Vlan};
+pub use sys::packet_socket;
 pub use template::{Fragment, L4, Template, tcp};
 pub use vary::{Addresses, Values, Vary, Word};
 

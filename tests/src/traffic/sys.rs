@@ -22,7 +22,10 @@ unsafe impl aya::Pod for Vlan {}
 
 /// Opens a packet(7) socket that only sends, by way of an interface, past its queueing
 /// discipline.
-pub(crate) fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// What socket(2), setsockopt(2) and bind(2) say; it needs CAP_NET_RAW.
+pub fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
     // Protocol 0: nothing is received.
     let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
     let on: libc::c_int = 1;

@@ -3,6 +3,7 @@
 //! Needs root and Debian's `xdp-tools` and `nftables`. Everything happens in network and mount
 //! namespaces of its own. See `docs/BENCHMARKS.md` for what the figures mean.
 
+mod alerts;
 mod audit;
 mod customers;
 mod daemon;
@@ -69,7 +70,7 @@ struct Args {
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Recorder, Part::Decide, Part::Audit, Part::Indicators])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Recorder, Part::Decide, Part::Alerts, Part::Audit, Part::Indicators])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -104,6 +105,8 @@ enum Part {
     Recorder,
     /// What a tick of decisions costs.
     Decide,
+    /// How long alerts take through a flood.
+    Alerts,
     /// The audit log.
     Audit,
     /// What patterns and indicators cost for each sample.
@@ -164,6 +167,9 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
         if args.daemon_pid.is_none() {
             report.add("daemon under a SYN flood, as fast as one core sends", daemon::under_flood(sandbox)?);
         }
+    }
+    if args.parts.contains(&Part::Alerts) {
+        report.add("alerts, from the hand-over to a sink on this machine", alerts::rows(sandbox)?);
     }
     if args.parts.contains(&Part::Audit) {
         report.add("audit log", audit::rows()?);

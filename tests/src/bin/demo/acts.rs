@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use ftagent_tests::traffic::{Addresses, Flood, L4, Values, Vary};
+use ftagent_tests::{
+    customers::WEB_PORT,
+    traffic::{Addresses, Flood, L4, Values, Vary},
+};
 
-use crate::{attack::Pulses, customers::WEB_PORT};
+use crate::attack::Pulses;
 
 /// A kind of flood.
 pub struct Act {

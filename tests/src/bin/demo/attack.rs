@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ftagent::sense::clock;
 use ftagent_tests::{
-    sandbox::{Sandbox, Veth},
+    sandbox::{Host, Sandbox, Veth},
     traffic::{Flood, Generator, Sent},
 };
 
@@ -57,10 +57,15 @@ pub struct Attack {
 impl Attack {
     /// Sends from the peer.
     pub fn begin(sandbox: &Sandbox, veth: &Veth, flood: Flood, pulses: Option<Pulses>) -> Result<Self> {
-        let (ifindex, stop) = (veth.peer.ifindex, Arc::new(AtomicBool::new(false)));
+        Self::begin_at(sandbox.peer_host(), veth.peer.ifindex, flood, pulses)
+    }
+
+    /// Sends from a host, out of the interface of this index.
+    pub fn begin_at(host: &Host, ifindex: u32, flood: Flood, pulses: Option<Pulses>) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
         let halt = Arc::clone(&stop);
         let (says, said) = sync_channel(pulses.map_or(0, |pulses| 2 * pulses.count).max(2));
-        let thread = sandbox.peer_host().spawn(move || {
+        let thread = host.spawn(move || {
             let mut generator = Generator::new(ifindex)?;
             match pulses {
                 None => pulse(&mut generator, &flood, &halt, &says),

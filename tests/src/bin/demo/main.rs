@@ -7,9 +7,11 @@
 mod acts;
 mod attack;
 mod counted;
-mod customers;
 mod evidence;
+mod ladder;
+mod sink;
 mod stage;
+mod timeline;
 mod told;
 
 use std::{
@@ -23,13 +25,13 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Parser;
 use ftagent_tests::{
+    customers::Customers,
     daemon::Daemon,
     sandbox::Sandbox,
     traffic::{Program, Receiver},
 };
 
 use acts::{ACTS, Act};
-use customers::Customers;
 use stage::Stage;
 
 /// What the agent is configured with: it learns for seconds here, not for minutes. Everything else
@@ -47,11 +49,18 @@ struct Args {
     /// Only the act of this name.
     #[arg(long)]
     act: Option<String>,
+    /// What the network upstream is asked for, and how it is taken back.
+    #[arg(long, conflicts_with_all = ["act", "pps", "seconds"])]
+    ladder: bool,
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     ensure!(nix::unistd::geteuid().is_root(), "the demo makes network namespaces: run it as root");
+    if args.ladder {
+        let held = Sandbox::run(ladder::play)??;
+        return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let wanted = |act: &&Act| args.act.as_deref().is_none_or(|name| act.name == name);
     let acts: Vec<&Act> = ACTS.iter().filter(wanted).collect();
     let names: Vec<_> = ACTS.iter().map(|act| act.name).collect();

@@ -18,6 +18,7 @@ use ftagent::{
     serve::protocol::{GuardPort, GuardStatus},
 };
 use ftagent_tests::{
+    customers::{Customers, Served, WEB_PORT},
     daemon::Daemon,
     sandbox::{Sandbox, Veth},
     traffic::{
@@ -30,7 +31,6 @@ use crate::{
     acts::{Act, Remedy},
     attack::{Attack, Moment, Pulses},
     counted::Counted,
-    customers::{Customers, Served, WEB_PORT},
     told,
 };
 

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::sandbox::{Host, Sandbox, Veth};
 use anyhow::{Result, ensure};
-use ftagent_tests::sandbox::{Host, Sandbox, Veth};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt},
     time::TimeVal,
@@ -29,14 +29,14 @@ const NETWORKS: u8 = 24;
 const PATIENCE_S: i64 = 1;
 
 /// Everybody who is served, and how.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Customers {
     pages: Requests,
     clocks: Requests,
 }
 
 /// What became of one kind of request.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Requests {
     answered: AtomicU64,
     failed: AtomicU64,

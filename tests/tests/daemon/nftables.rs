@@ -1,0 +1,101 @@
+//! The daemon with its rules in nftables.
+
+use std::time::Duration;
+
+use ftagent_tests::{
+    daemon::{Daemon, PATIENCE, wait_for},
+    require_root,
+    sandbox::{Sandbox, skip},
+    traffic::{Program, Receiver},
+};
+
+use super::send;
+
+const SECTIONS: &str = "[services]\ndetect = false\n[mitigation]\nplane = \"nftables\"\n";
+/// What [`send`] sends.
+const SENT: &str = "udp sport 40000 dport 4242";
+
+fn has_nft() -> bool {
+    let is_there = std::path::Path::new("/usr/sbin/nft").exists();
+    if !is_there {
+        skip("the daemon with nftables", "there is no nft: `cargo xtask setup` installs it");
+    }
+    is_there
+}
+
+fn packets(sandbox: &Sandbox, counter: &str) -> u64 {
+    let listing = sandbox.command(&format!("nft -j list counter netdev ftagent {counter}")).unwrap();
+    let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+    listing["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+fn rules_are_in_nftables_and_gone_after_detach() {
+    require_root!();
+    if !has_nft() {
+        return;
+    }
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
+        send(sandbox, &veth, "192.0.2.7", 5);
+        assert_eq!(packets(sandbox, "dropped1"), 5);
+        let counted = || daemon.rules().unwrap().rules.into_iter().find(|rule| rule.id == 1 && rule.dropped == 5);
+        wait_for("the rule's count", PATIENCE, counted).unwrap();
+        daemon.ok(&["allow", "192.0.2.7", "--reason", "a partner"]).unwrap();
+        let allowed =
+            || sandbox.command("nft list set netdev ftagent allow4").ok().filter(|set| set.contains("192.0.2.7"));
+        wait_for("the allow list in nftables", PATIENCE, allowed).unwrap();
+        send(sandbox, &veth, "192.0.2.7", 5);
+        assert_eq!(packets(sandbox, "dropped1"), 5, "the allow list overrules it");
+        sandbox.command("nft flush ruleset").unwrap();
+        let back = || sandbox.command("nft list table netdev ftagent").ok().filter(|table| table.contains("dropped1"));
+        wait_for("the table to be put back", PATIENCE, back).unwrap();
+        daemon.ok(&["rules", "remove", "1"]).unwrap();
+        assert!(!sandbox.command("nft list chain netdev ftagent v4").unwrap().contains("drop"));
+        daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "again"]).unwrap();
+        daemon.kill().unwrap();
+        assert!(
+            sandbox.command("nft list chain netdev ftagent v4").unwrap().contains("drop"),
+            "it goes on without a daemon"
+        );
+        daemon.launch(sandbox).unwrap();
+        send(sandbox, &veth, "192.0.2.8", 5);
+        let counted = || daemon.rules().unwrap().rules.into_iter().find(|rule| rule.dropped == 5);
+        wait_for("the restored rule's count", PATIENCE, counted).unwrap();
+        daemon.ok(&["detach"]).unwrap();
+        daemon.wait_for_end().unwrap();
+        assert_eq!(sandbox.command("nft list tables").unwrap(), "");
+    })
+    .unwrap();
+}
+
+/// Another XDP program is never replaced; with nftables that is no reason to protect nothing.
+#[test]
+fn an_interface_without_the_kernel_program_gets_lists_and_rules() {
+    require_root!();
+    if !has_nft() {
+        return;
+    }
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let _foreign = Receiver::attach("wan0", Program::Pass).unwrap();
+        let sections = format!("{SECTIONS}[lists]\nblock = [\"203.0.113.0/24\"]\n");
+        let mut daemon = Daemon::new(&["wan0"], &sections).unwrap();
+        daemon.launch(sandbox).unwrap();
+        assert!(daemon.log().contains("No eyes on this interface"), "{}", daemon.log());
+        daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
+        send(sandbox, &veth, "192.0.2.7", 5);
+        assert_eq!(packets(sandbox, "dropped1"), 5);
+        let blocked =
+            || sandbox.command("nft list set netdev ftagent block4").ok().filter(|set| set.contains("203.0.113.0/24"));
+        wait_for("the block list in nftables", Duration::from_secs(10), blocked).unwrap();
+        send(sandbox, &veth, "203.0.113.4", 3);
+        assert_eq!(packets(sandbox, "blocked"), 3);
+        daemon.terminate().unwrap();
+        daemon.ok(&["detach"]).unwrap();
+        assert_eq!(sandbox.command("nft list tables").unwrap(), "");
+    })
+    .unwrap();
+}

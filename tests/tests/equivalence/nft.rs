@@ -1,0 +1,259 @@
+//! nftables itself: all rules in one table at the ingress of a veth, the packets from its other end.
+
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ftagent::{
+    act::nft::{Hook, Nft, Runner as _},
+    decide::Packet,
+    rule::{
+        Action, Family, FlowMatch,
+        nft::{Branch, Test, compile},
+    },
+};
+use ftagent_common::TrafficClass;
+use ftagent_tests::{
+    packet::{ethertype, proto},
+    sandbox::{Sandbox, skip},
+    traffic::packet_socket,
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, send},
+};
+use serde_json::{Value, json};
+
+use super::{Case, Tally, met};
+
+/// The table of counted rules, and the way to it.
+pub struct Veth {
+    socket: OwnedFd,
+    nft: Nft,
+    /// Every packet that arrived.
+    seen: u64,
+    counted: Vec<u64>,
+}
+
+/// How a packet is to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Verdicts are the same.
+    Exact,
+    /// nftables may take more, as it says.
+    Wider,
+    /// nftables is not shown it.
+    Unseen,
+}
+
+/// Runs `body` where the rules are in force. Without nftables the rest is compared all the same.
+pub fn on_a_veth<T: Send>(what: &str, rules: &[FlowMatch], body: impl FnOnce(Option<Veth>) -> T + Send) -> T {
+    if !std::path::Path::new("/usr/sbin/nft").exists() {
+        skip(what, "there is no nft: `cargo xtask setup` installs it");
+        return body(None);
+    }
+    Sandbox::run(|sandbox| {
+        let pair = sandbox.veth("eq0", "eq1").unwrap();
+        sandbox.command("ip link set eq0 mtu 3000").unwrap();
+        sandbox.peer_command("ip link set eq1 mtu 3000").unwrap();
+        let socket = sandbox.peer(|| packet_socket(pair.peer.ifindex).unwrap()).unwrap();
+        let mut nft = Nft::default().with_patience(Duration::from_secs(120));
+        nft.run(vec![json!({ "flush": { "ruleset": null } })]).unwrap();
+        let compiled: Vec<_> = rules.iter().map(|matches| compile(matches, Action::Count).unwrap()).collect();
+        let named: Vec<_> = (0u32..).zip(&compiled).map(|(id, compiled)| (id, compiled, "")).collect();
+        nft.run(Hook::Ingress.whole(&["eq0".to_owned()], &named, 86_400)).unwrap();
+        assert_listable(&mut nft, rules);
+        // Behind ours: counts what arrived.
+        nft.run(arrivals()).unwrap();
+        body(Some(Veth { socket, nft, seen: 0, counted: vec![0; rules.len()] }))
+    })
+    .unwrap()
+}
+
+/// What nft writes it can read: where it cannot, names the rule.
+fn assert_listable(nft: &mut Nft, rules: &[FlowMatch]) {
+    let list = || vec![json!({ "list": { "ruleset": null } })];
+    let Err(error) = nft.run(list()) else { return };
+    for matches in rules {
+        let compiled = compile(matches, Action::Count).unwrap();
+        nft.run(Hook::Ingress.whole(&[], &[(0, &compiled, "")], 60)).unwrap();
+        let listed = nft.run(list());
+        assert!(listed.is_ok(), "`{matches}` cannot be read back: {listed:?}\n{}", shown(matches));
+    }
+    panic!("the table cannot be read back, and each of its rules can: {error}");
+}
+
+/// A table behind ours that counts what arrives.
+pub fn arrivals() -> Vec<Value> {
+    let object = |name: &str| json!({ "family": "netdev", "table": "arrivals", "name": name });
+    let mut chain = object("in");
+    let hook = json!({ "type": "filter", "hook": "ingress", "dev": "eq0", "prio": 0, "policy": "accept" });
+    chain.as_object_mut().unwrap().extend(hook.as_object().unwrap().clone());
+    let rule = json!({ "family": "netdev", "table": "arrivals", "chain": "in", "expr": [{ "counter": "seen" }, { "drop": null }] });
+    vec![
+        json!({ "add": { "table": { "family": "netdev", "name": "arrivals" } } }),
+        json!({ "add": { "counter": object("seen") } }),
+        json!({ "add": { "chain": chain } }),
+        json!({ "add": { "rule": rule } }),
+    ]
+}
+
+impl Veth {
+    /// Sends the packets, and compares what each rule counted; finds the packet where that differs.
+    pub fn compare(&mut self, rules: &[FlowMatch], cases: &[&Case], tally: &mut Tally) {
+        let of = |kind: Kind| {
+            cases.iter().copied().filter(|case| self::kind(&case.frame, &case.packet) == kind).collect::<Vec<_>>()
+        };
+        let (exact, wider) = (of(Kind::Exact), of(Kind::Wider));
+        (tally.nft, tally.nft_wider) = (tally.nft + exact.len() as u64, tally.nft_wider + wider.len() as u64);
+        self.judge(rules, &exact, |found, expected| found == expected);
+        let expected: u64 = met(&wider, rules.len()).iter().sum();
+        let found = self.judge(rules, &wider, |found, expected| found >= expected);
+        tally.nft_beyond += found.iter().sum::<u64>() - expected;
+    }
+
+    fn judge(&mut self, rules: &[FlowMatch], cases: &[&Case], is_right: fn(u64, u64) -> bool) -> Vec<u64> {
+        let expected = met(cases, rules.len());
+        let found = self.count(cases);
+        let wrong = (0..rules.len()).find(|rule| !is_right(found[*rule], expected[*rule]));
+        let Some(rule) = wrong else { return found };
+        for case in cases {
+            let found = self.count(&[case])[rule];
+            let expected = u64::from(case.met.contains(&rule));
+            assert!(
+                is_right(found, expected),
+                "nftables, {found} instead of {expected} of `{}` and {:02x?} ({:?}):\n{}",
+                rules[rule],
+                case.frame,
+                case.packet.key,
+                shown(&rules[rule]),
+            );
+        }
+        panic!(
+            "nftables counted {} instead of {} for `{}`, and no packet shows it",
+            found[rule], expected[rule], rules[rule]
+        );
+    }
+
+    fn count(&mut self, cases: &[&Case]) -> Vec<u64> {
+        for case in cases {
+            transmit(self.socket.as_raw_fd(), &case.frame);
+        }
+        self.seen += cases.len() as u64;
+        let begun = Instant::now();
+        while self.counters("arrivals")[0].1 != self.seen {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "packets were lost on the veth: {} of {}",
+                self.counters("arrivals")[0].1,
+                self.seen
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut counts = vec![0; self.counted.len()];
+        for (name, packets) in self.counters("ftagent") {
+            let Some(rule) = name.strip_prefix("matched").and_then(|id| id.parse::<usize>().ok()) else { continue };
+            counts[rule] = packets - std::mem::replace(&mut self.counted[rule], packets);
+        }
+        counts
+    }
+
+    fn counters(&mut self, table: &str) -> Vec<(String, u64)> {
+        let listing =
+            self.nft.run(vec![json!({ "list": { "counters": { "family": "netdev", "table": table } } })]).unwrap();
+        let counters = listing.iter().filter_map(|object| object.get("counter"));
+        counters
+            .map(|counter| (counter["name"].as_str().unwrap().to_owned(), counter["packets"].as_u64().unwrap()))
+            .collect()
+    }
+}
+
+/// A rule as it is in the table.
+fn shown(matches: &FlowMatch) -> String {
+    let words = |tests: &Vec<Test>| tests.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let branch = |(family, branch): (Family, &Branch)| {
+        let leave = branch.leave.iter().map(|tests| format!("\n  leave {}", words(tests)));
+        let take = |tests: &Vec<Test>| format!("\n  take {}", words(tests));
+        let all = branch.first.iter().map(take).chain(leave).chain(branch.take.iter().map(take));
+        format!("{family:?} {}{}", words(&branch.all), all.collect::<String>())
+    };
+    compile(matches, Action::Count).unwrap().branches().map(branch).collect::<Vec<_>>().join("\n")
+}
+
+/// Sends a frame; waits while the queue is full.
+pub fn transmit(socket: i32, frame: &[u8]) {
+    loop {
+        match send(socket, frame, MsgFlags::empty()) {
+            Ok(_) => return,
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => thread::yield_now(),
+            Err(error) => panic!("sending {} bytes: {error}", frame.len()),
+        }
+    }
+}
+
+/// Says what is declared of a packet.
+/// (See [`ftagent::rule::nft::Widened`].)
+pub fn kind(frame: &[u8], decoded: &Packet) -> Kind {
+    let mut l3 = 14;
+    let ethertype_at = |at: usize| frame.get(at..at + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let is_tag = |at: usize| matches!(ethertype_at(at), Some(ethertype::VLAN | ethertype::QINQ));
+    let mut tags = 0;
+    while tags < 3 && is_tag(l3 - 2) {
+        (l3, tags) = (l3 + 4, tags + 1);
+    }
+    // The kernel drops a tagged frame that is too short for what follows the tag.
+    if tags > 1 || tags == 1 && frame.len() < 20 {
+        return Kind::Unseen;
+    }
+    if decoded.class == TrafficClass::Malformed {
+        return Kind::Wider;
+    }
+    let packet = frame.get(l3..).unwrap_or_default();
+    let padded = packet.len() > usize::from(decoded.key.len);
+    match decoded.ends {
+        Some((src, _)) if src.is_ipv4() => {
+            if padded && packet[0] & 15 > 5 && decoded.proto == proto::TCP {
+                Kind::Wider
+            } else {
+                Kind::Exact
+            }
+        }
+        Some(_) => headers(packet, padded),
+        None => Kind::Exact,
+    }
+}
+
+/// Says what is declared of an IPv6 packet, from a walk of its own.
+fn headers(packet: &[u8], padded: bool) -> Kind {
+    let (mut next, mut at, mut fragment) = (packet[6], 40, false);
+    let (mut kinds, mut further, mut cut) = (Vec::new(), false, false);
+    while matches!(next, proto::HOP_BY_HOP | proto::ROUTING | proto::FRAGMENT | proto::DESTINATION) {
+        further |= fragment;
+        let Some(head) = packet.get(at..at + 8) else {
+            cut = true;
+            break;
+        };
+        fragment |= next == proto::FRAGMENT && u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0;
+        at += if next == proto::FRAGMENT { 8 } else { 8 * (usize::from(head[1]) + 1) };
+        kinds.push(next);
+        next = head[0];
+        if fragment && !further && u16::from_be_bytes([head[2], head[3]]) & 0xfff8 != 0 {
+            // A later fragment: what follows is no header.
+            further = matches!(next, proto::HOP_BY_HOP | proto::ROUTING | proto::FRAGMENT | proto::DESTINATION);
+            break;
+        }
+    }
+    let any = !kinds.is_empty();
+    let fragments = kinds.iter().filter(|kind| **kind == proto::FRAGMENT).count();
+    kinds.sort_unstable();
+    let twice = kinds.windows(2).any(|pair| pair[0] == pair[1]);
+    match next {
+        _ if fragments > 1 => Kind::Unseen,
+        proto::AH if twice => Kind::Unseen,
+        proto::AH => Kind::Wider,
+        _ if cut || further || any && padded => Kind::Wider,
+        _ => Kind::Exact,
+    }
+}
