@@ -5,7 +5,7 @@ use crate::{class::CLASS_SLOTS, lists::Lengths};
 
 /// Changes whenever a pinned map's name, type or layout does. Pins live in a directory named
 /// after it, so a new daemon never reuses maps of another layout.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// How many interfaces one daemon protects at most: entries of the [`maps::COUNTERS`] map.
 pub const IFACE_SLOTS: u32 = 16;
@@ -196,9 +196,12 @@ pub struct Clock {
     pub jiffies: u64,
     /// Seeds the sampler's generator in replay; must not be 0 there.
     pub dice: u64,
+    /// What the socket table says of the packet in replay, where there is none: one of
+    /// [`socket`](crate::guard::socket).
+    pub socket: u64,
 }
 
-const _: () = assert!(size_of::<Clock>() == 24);
+const _: () = assert!(size_of::<Clock>() == 32);
 
 /// How the counters of one ABI version are laid out: the value of a map that is pinned beside
 /// them and never changes itself. A counter value is a header, the classes, then the drops by

@@ -25,7 +25,11 @@ use ftagent_common::{
     rules::TOKEN,
 };
 
+use self::route::Route;
 use crate::{maps, rules::rate::is_within_state};
+
+mod route;
+mod told;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -147,8 +151,11 @@ pub fn may_answer(challenged: bool) -> bool {
 /// Returns what the socket table says of a packet: one of [`socket`].
 #[inline(always)]
 pub fn ask(ctx: *mut xdp_md, facts: &Facts) -> u8 {
-    if facts.l4 == 0 || maps::is_replay() || maps::guard().is_none_or(|guard| guard.flags & flags::ORACLE == 0) {
+    if facts.l4 == 0 || maps::guard().is_none_or(|guard| guard.flags & flags::ORACLE == 0) {
         return socket::UNKNOWN;
+    }
+    if maps::is_replay() {
+        return maps::told_socket();
     }
     let place = Place { l3: facts.l3 as u32, l4: facts.l4 as u32, v6: matches!(facts.family, Family::V6) };
     (match facts.proto {
@@ -275,11 +282,14 @@ extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
     if !ends(ctx, place, &mut tuple)
         || maps::guard_port(dport(place, &tuple)) & port::UDP == 0
         || !is_own(place, &tuple)
-        || state_of(udp_socket(ctx, place, &mut tuple)) != 0
     {
         return Decision::Pass as u32;
     }
-    Decision::ClosedPort as u32
+    if maps::is_replay() {
+        return told::udp() as u32;
+    }
+    let is_open = state_of(udp_socket(ctx, place, &mut tuple)) != 0;
+    (if is_open { Decision::Pass } else { Decision::ClosedPort }) as u32
 }
 
 /// TCP to this host.
@@ -306,6 +316,9 @@ extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
         return Decision::Pass as u32;
     }
     let is_syn = header.tcp[13] & SYN_MASK == SYN_FLAGS;
+    if maps::is_replay() {
+        return told::tcp(header, is_syn, armed) as u32;
+    }
     let sk = tcp_socket(ctx, place, &mut tuple);
     if sk.is_null() {
         return if armed & port::STATE != 0 { Decision::OutOfState } else { Decision::Pass } as u32;
@@ -561,38 +574,4 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
     // SAFETY: `offer` passes its own `Walk`.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     !walk.step(&header.tcp) as i64
-}
-
-/// `struct bpf_fib_lookup` (uapi/linux/bpf.h), without the parts that are not used here.
-#[repr(C)]
-struct Route {
-    family: u8,
-    protocol: u8,
-    _ports: [u16; 2],
-    _length: u16,
-    ifindex: u32,
-    _tos: u32,
-    src: [u32; 4],
-    dst: [u32; 4],
-    _vlan: [u16; 2],
-    smac: [u8; 6],
-    dmac: [u8; 6],
-}
-
-const _: () = assert!(size_of::<Route>() == 64);
-
-impl Route {
-    /// Asks for the way from the packet's destination to its source.
-    #[inline(always)]
-    fn back(&mut self, ip: &[u8; 40], place: Place, device: u32) {
-        let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-        (self.src, self.dst) = if place.v6 {
-            ([word(24), word(28), word(32), word(36)], [word(8), word(12), word(16), word(20)])
-        } else {
-            ([word(16), 0, 0, 0], [word(12), 0, 0, 0])
-        };
-        (self.family, self.protocol) = (if place.v6 { AF_INET6 } else { AF_INET }, TCP);
-        (self._ports, self._length, self._tos, self._vlan) = ([0; 2], 0, 0, [0; 2]);
-        self.ifindex = device;
-    }
 }

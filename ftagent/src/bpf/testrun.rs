@@ -21,6 +21,7 @@ use super::{
     LoadError, Loader,
     captures::CaptureRing,
     counters::CounterReader,
+    guard::KernelGuard,
     lists::Lists,
     load::{fd, io, program},
     rules::KernelRules,
@@ -53,7 +54,7 @@ impl TestRun {
         crate::sys::stay_on_this_cpu().map_err(io("pinning the thread to a CPU"))?;
         let mut ebpf = Loader { slot: 0, replay: true, features: features::ALL, pins: None }.load()?;
         let mut clock = MappedArray::new(fd(&ebpf, maps::CLOCK)?, 1).map_err(io("mapping `clock`"))?;
-        clock.set(0, Clock { now_ns: 0, jiffies: 0, dice: seed.max(1) });
+        clock.set(0, Clock { now_ns: 0, jiffies: 0, dice: seed.max(1), ..Clock::default() });
         let ring = ebpf
             .take_map(maps::SAMPLES)
             .and_then(|map| RingBuf::try_from(map).ok())
@@ -81,11 +82,25 @@ impl TestRun {
         KernelTripwire::open(&self.ebpf)
     }
 
+    /// Opens the guard, for a [`GuardDriver`](crate::act::guard::GuardDriver). Its lookups find what
+    /// [`Self::set_socket`] says.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn open_guard(&self) -> Result<KernelGuard, LoadError> {
+        KernelGuard::open(&self.ebpf)
+    }
+
     /// Sets the virtual clock: nanoseconds since the start of the run. A virtual jiffy is
     /// [`JIFFY_NS`] long; jiffy 0 is skipped because 0 means "shared" in a list entry.
     pub fn set_time(&mut self, now_ns: u64) {
         self.clock.store(0, offset_of!(Clock, now_ns), now_ns);
         self.clock.store(0, offset_of!(Clock, jiffies), jiffies(now_ns));
+    }
+
+    /// Says what the socket table holds for the next frame: one of [`ftagent_common::guard::socket`].
+    pub fn set_socket(&mut self, answer: u8) {
+        self.clock.store(0, offset_of!(Clock, socket), u64::from(answer));
     }
 
     /// Runs one frame through the datapath and returns the verdict

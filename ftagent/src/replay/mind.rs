@@ -10,9 +10,11 @@ use ftagent_common::{
 
 use super::{
     ReplayError,
+    gate::Gate,
     rules::Rules,
     scribe::{Given, Scribe},
     timeline::Event,
+    watch::Fate,
 };
 use crate::{
     act::{enforcer::Jiffies, tripwire::TripwireDriver},
@@ -37,6 +39,8 @@ pub(super) struct Mind {
     /// What they want of the kernel.
     pub(super) rules: Rules,
     tripwire: TripwireDriver,
+    /// The guard, where there are sockets to ask for.
+    gate: Option<Gate>,
     /// The generation that is held against the classes, and when it was renewed.
     held: Option<(u64, u64)>,
     sampling: Sampling,
@@ -75,6 +79,7 @@ impl Mind {
             decider,
             rules,
             tripwire,
+            gate: None,
             held: None,
             pace: Pace::new(0),
             ended_ns: 0,
@@ -92,6 +97,23 @@ impl Mind {
             records: Vec::new(),
             sees_outbound,
         }
+    }
+
+    /// Has the guard at work.
+    pub(super) fn set_gate(&mut self, gate: Gate) {
+        self.gate = Some(gate);
+    }
+
+    /// Returns whether the guard is at work.
+    pub(super) fn has_gate(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// Runs a packet through the program.
+    pub(super) fn run(&mut self, event: &Event<'_>, datapath: &mut TestRun) -> Result<Fate, LoadError> {
+        let Some(gate) = &mut self.gate else { return Ok(Fate::of(datapath.run(event.frame)?)) };
+        gate.before(event, datapath);
+        Ok(gate.after(datapath.run(event.frame)?))
     }
 
     /// Writes down what happens from now on.
@@ -130,6 +152,9 @@ impl Mind {
 
     /// Takes in a packet that the protected side sent.
     pub(super) fn outbound(&mut self, event: &Event<'_>) {
+        if let Some(gate) = &mut self.gate {
+            gate.sent(event);
+        }
         self.outbound.push(Packet::decode(event.time_ns, event.frame, event.frame.len(), None, false));
     }
 
@@ -166,6 +191,9 @@ impl Mind {
         }
         self.rules.end_tick(self.ticks, now_ns, &self.decider, datapath)?;
         self.hold(now_ns);
+        if let Some(gate) = &mut self.gate {
+            gate.follow(now_ns, self.decider.guard());
+        }
         self.samples.clear();
         self.outbound.clear();
         if now_ns.saturating_sub(self.adapted_ns) >= STRIDE_NS {

@@ -57,6 +57,14 @@ pub struct Counts {
     pub dropped_packets: u64,
     /// Their bytes.
     pub dropped_bytes: u64,
+    /// SYNs that the guard answered by cookies, which the stack did not see; those whose sender came
+    /// back with it are not among them. Of sources only.
+    #[serde(skip_serializing_if = "is_none")]
+    pub answered_packets: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A traffic class.
@@ -191,7 +199,13 @@ pub(super) fn classes(counters: &IfaceCounters) -> Vec<ClassReport> {
     let report = |class: TrafficClass| {
         let counter = counters.class(class);
         let (packets, bytes, dropped_bytes) = (counter.packets, counter.bytes, counter.dropped_bytes);
-        let counts = Counts { packets, bytes, dropped_packets: counters.dropped_packets(class), dropped_bytes };
+        let counts = Counts {
+            packets,
+            bytes,
+            dropped_packets: counters.dropped_packets(class),
+            dropped_bytes,
+            answered_packets: 0,
+        };
         ClassReport { name: class.as_str(), counts }
     };
     TrafficClass::ALL.into_iter().map(report).filter(|class| class.counts.packets > 0).collect()
@@ -278,8 +292,9 @@ fn write_rule(rule: &mitigate::RuleReport, out: &mut String) -> std::fmt::Result
 const HEADER: &str = "       packets           bytes         dropped  dropped bytes";
 
 fn row(counts: &Counts) -> String {
-    let Counts { packets, bytes, dropped_packets, dropped_bytes } = counts;
-    format!("  {packets:>12}  {bytes:>14}  {dropped_packets:>14}  {dropped_bytes:>13}")
+    let Counts { packets, bytes, dropped_packets, dropped_bytes, answered_packets } = counts;
+    let answered = if *answered_packets == 0 { String::new() } else { format!("  {answered_packets} answered") };
+    format!("  {packets:>12}  {bytes:>14}  {dropped_packets:>14}  {dropped_bytes:>13}{answered}")
 }
 
 fn seconds(ms: u64) -> String {

@@ -9,11 +9,12 @@ use std::{
     time::Instant,
 };
 
-use ftagent_common::{abi::Sampling, class::CLASS_SLOTS, reason::verdict};
+use ftagent_common::{abi::Sampling, class::CLASS_SLOTS};
 use thiserror::Error;
 
 use super::{
     capture::{Capture, CaptureError},
+    gate::Gate,
     mind::Mind,
     output::PcapWriter,
     report::{self, Counts, IncidentReport, NoticeReport, Report, SourceReport},
@@ -22,7 +23,7 @@ use super::{
     schedule::SECOND,
     scribe::Scribe,
     timeline::{Direction, Event, Timeline},
-    watch::Seen,
+    watch::{Fate, Seen},
 };
 use crate::{
     act::{store::origin, tripwire::TripwireDriver},
@@ -158,13 +159,16 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
     let trust_after_s = config.learning.trust_after.as_secs();
     let mut decider = Decider::new(Settings { trust_after_s, seed, mode: mode(config.mitigation.mode) });
     // Resolvers, gateways and management ports are a host's, and there is none.
-    decider.set_exempt(Exempt { flows: Vec::new(), own });
+    decider.set_exempt(Exempt { flows: Vec::new(), own: own.clone() });
     let rules = Rules::new(&options.drop, &mut datapath)?;
     let sees_outbound = timeline.has_outbound();
     let tripwire = TripwireDriver::new(datapath.open_tripwire()?);
     let sampling = (config.sampling.rate_pps, config.sampling.burst);
     let scribe = options.capsule.as_deref().map(|out| Scribe::begin(out, &decider, &given)).transpose()?;
     let mut mind = Mind::new(decider, rules, tripwire, sampling, sees_outbound);
+    if sees_outbound && !own.is_empty() {
+        mind.set_gate(Gate::new(&own, &datapath)?);
+    }
     scribe.into_iter().for_each(|scribe| mind.record(scribe));
     run.passed = Output::create(options.out_passed.as_deref())?;
     run.dropped = Output::create(options.out_dropped.as_deref())?;
@@ -332,7 +336,7 @@ impl Run {
             mind.advance(event.time_ns, datapath)?;
             match event.direction {
                 Direction::Inbound => {
-                    self.inbound(&event, datapath, watch)?;
+                    self.inbound(&event, datapath, mind, watch)?;
                     mind.inbound(event.time_ns, datapath);
                 }
                 Direction::Outbound => {
@@ -353,22 +357,34 @@ impl Run {
         &mut self,
         event: &Event<'_>,
         datapath: &mut TestRun,
+        mind: &mut Mind,
         watch: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<(), ReplayError> {
         datapath.set_time(event.time_ns);
-        let dropped = matches!(datapath.run(event.frame)?, verdict::DROP | verdict::ABORTED);
+        let fate = mind.run(event, datapath)?;
         if let Some(source) = self.sources.get_mut(event.source) {
             let (counts, bytes) = (&mut source.counts, event.frame.len() as u64);
             counts.packets += 1;
             counts.bytes += bytes;
-            if dropped {
-                counts.dropped_packets += 1;
-                counts.dropped_bytes += bytes;
-                source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
+            match fate {
+                Fate::Passed => {}
+                Fate::Dropped => {
+                    counts.dropped_packets += 1;
+                    counts.dropped_bytes += bytes;
+                    source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
+                }
+                Fate::Answered => counts.answered_packets += 1,
+                // Answered by another source's share where two have the same addresses.
+                Fate::Returned => counts.answered_packets = counts.answered_packets.saturating_sub(1),
             }
-            watch(&Seen { time_ns: event.time_ns, label: source.label, frame: event.frame, dropped });
+            watch(&Seen { time_ns: event.time_ns, label: source.label, frame: event.frame, fate });
         }
-        let output = if dropped { &mut self.dropped } else { &mut self.passed };
+        let output = match fate {
+            Fate::Passed | Fate::Returned => &mut self.passed,
+            Fate::Dropped => &mut self.dropped,
+            // It was turned into its answer.
+            Fate::Answered => return Ok(()),
+        };
         output.as_mut().map_or(Ok(()), |output| output.write(event))
     }
 
@@ -385,7 +401,11 @@ impl Run {
             self.notes
                 .push(format!("{} packets from the victim are evidence: the program did not see them", self.outbound));
         }
-        self.notes.push("there is no socket table in virtual time: what depends on it is decided as if unknown".into());
+        self.notes.push(if mind.has_gate() {
+            "sockets are those that the protected side's own packets show".into()
+        } else {
+            "there is no socket table in virtual time: what depends on it is decided as if unknown".into()
+        });
         self.notes.extend(mind.rules.problems());
         Ok(Report {
             schema: report::SCHEMA,

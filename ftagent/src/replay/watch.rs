@@ -1,5 +1,7 @@
 //! What whoever drives a replay may look at, packet by packet.
 
+use ftagent_common::reason::verdict;
+
 use super::scenario::Label;
 
 /// A packet that the program has just decided about.
@@ -11,6 +13,31 @@ pub struct Seen<'a> {
     pub label: Option<Label>,
     /// The frame, from the Ethernet header on, without FCS.
     pub frame: &'a [u8],
-    /// Whether it was dropped.
-    pub dropped: bool,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It went on to the stack.
+    Passed,
+    /// It went on, and brought back the cookie that its SYN was answered with: that SYN was no loss to
+    /// whoever sent it, and is no gain for whoever was attacked.
+    Returned,
+    /// A SYN that the guard answered by a cookie: the stack does not see it.
+    Answered,
+    /// It was dropped.
+    Dropped,
+}
+
+impl Fate {
+    /// Reads a verdict of the program.
+    pub(super) fn of(verdict: u32) -> Self {
+        match verdict {
+            verdict::DROP | verdict::ABORTED => Self::Dropped,
+            verdict::TX => Self::Answered,
+            _ => Self::Passed,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Watches what a replay removes: of the attack over time, and of everything else.
 
-use ftagent::replay::{Seen, scenario::Label};
+use ftagent::replay::{Fate, Seen, scenario::Label};
 use serde::Serialize;
 
 use super::peers::{Effect, PEERS, Peers};
@@ -80,10 +80,12 @@ impl Removal {
 
     /// Takes in a packet that the program decided about.
     pub fn see(&mut self, seen: &Seen<'_>) {
-        let Seen { time_ns, label, frame, dropped } = *seen;
+        let Seen { time_ns, label, frame, fate } = *seen;
+        // Whose SYN is answered by a cookie has lost nothing, and the stack has not seen it.
+        let dropped = fate == Fate::Dropped || fate == Fate::Answered && label == Some(Label::Attack);
         let within = time_ns >= self.window_ns.0 && time_ns < self.window_ns.1;
         match label {
-            Some(Label::Attack) => self.attack(time_ns, within, dropped),
+            Some(Label::Attack) => self.attack(time_ns, within, dropped, fate == Fate::Returned),
             Some(Label::Benign) if within => self.during.add(dropped),
             Some(Label::Benign) => self.outside.add(dropped),
             None => return,
@@ -93,7 +95,7 @@ impl Removal {
         }
     }
 
-    fn attack(&mut self, time_ns: u64, within: bool, dropped: bool) {
+    fn attack(&mut self, time_ns: u64, within: bool, dropped: bool, returned: bool) {
         // A precursor is an attack's, and before its window.
         if !within {
             return;
@@ -105,6 +107,12 @@ impl Removal {
         self.attack.add(dropped);
         if time_ns >= first + SETTLE_NS {
             self.settled.add(dropped);
+        }
+        if returned {
+            // Its SYN was no gain after all.
+            for share in [&mut self.attack, &mut self.settled] {
+                share.part = share.part.saturating_sub(1);
+            }
         }
         let bin = ((time_ns - self.window_ns.0) / BIN_NS) as usize;
         if let Some(bin) = self.bins.get_mut(bin) {
@@ -182,7 +190,12 @@ mod tests {
     fn watch(packets: impl Iterator<Item = (u64, Label, bool)>) -> Removal {
         let mut removal = Removal::new((1000, 3000), false);
         for (ms, label, dropped) in packets {
-            removal.see(&Seen { time_ns: ms * MS, label: Some(label), frame: &[], dropped });
+            removal.see(&Seen {
+                time_ns: ms * MS,
+                label: Some(label),
+                frame: &[],
+                fate: if dropped { Fate::Dropped } else { Fate::Passed },
+            });
         }
         removal
     }

@@ -1,4 +1,4 @@
-use ftagent::replay::{Seen, scenario::Label};
+use ftagent::replay::{Fate, Seen, scenario::Label};
 use serde_json::json;
 
 use super::*;
@@ -24,7 +24,12 @@ fn case(name: &str, constant: bool, background: &str) -> Case {
 fn removal(attack: u64, benign: u64, outside: u64) -> Removal {
     let mut removal = Removal::new((1000, 3000), false);
     let mut see = |ms: u64, label, dropped| {
-        removal.see(&Seen { time_ns: ms * 1_000_000, label: Some(label), frame: &[], dropped });
+        removal.see(&Seen {
+            time_ns: ms * 1_000_000,
+            label: Some(label),
+            frame: &[],
+            fate: if dropped { Fate::Dropped } else { Fate::Passed },
+        });
     };
     for ms in 0..4000_u64 {
         let within = (1000..3000).contains(&ms);

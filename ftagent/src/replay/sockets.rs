@@ -1,0 +1,203 @@
+//! The protected side's sockets in virtual time: a model, made of what it is seen to send.
+//!
+//! On a host the kernel program asks the socket table. Captures have none, but where they hold both
+//! directions, the answers show it: who sends a SYN-ACK listens, who sends anything else has a
+//! connection, who sends a datagram has its port open. What nobody was seen to answer has no socket.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use ftagent_common::guard::socket;
+
+use super::schedule::SECOND;
+use crate::decide::{Packet, guard::Ports, packet::tcp};
+
+/// How long a handshake waits for its end, and a connection is remembered after its own.
+const LINGERS_NS: u64 = 60 * SECOND;
+/// How long the port of a client's own socket stays open after its last datagram.
+const ASKED_NS: u64 = 60 * SECOND;
+/// What is over is forgotten this often.
+const SWEEP_NS: u64 = 10 * SECOND;
+/// Connections that are remembered; further ones have no socket until some end.
+const MOST: usize = 1 << 20;
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ends {
+    own: SocketAddr,
+    peer: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The SYN was answered; its sender has not come back yet.
+    HalfOpen,
+    Open,
+    /// One side has said that it is done: this one, or the peer.
+    Half {
+        own: bool,
+    },
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    state: State,
+    /// Its last packet.
+    at_ns: u64,
+}
+
+impl Connection {
+    fn is_over(&self, now_ns: u64) -> bool {
+        matches!(self.state, State::HalfOpen | State::Closed) && now_ns.saturating_sub(self.at_ns) >= LINGERS_NS
+    }
+}
+
+/// What a lookup finds, as far as packets told.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    own: HashSet<IpAddr>,
+    listeners: HashSet<SocketAddr>,
+    connections: HashMap<Ends, Connection>,
+    /// Local ends of UDP, and when each sent last.
+    udp: HashMap<SocketAddr, u64>,
+    /// Who was given a cookie in this minute, and in the last one.
+    given: [HashSet<Ends>; 2],
+    turned_ns: u64,
+    swept_ns: u64,
+}
+
+impl Sockets {
+    /// Knows nothing yet. `own`: the addresses that have the sockets.
+    pub(super) fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self { own: own.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Returns what a lookup finds for a packet that comes in: one of [`socket`].
+    pub(super) fn look(&self, packet: &Packet) -> u8 {
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()) else { return socket::UNKNOWN };
+        if packet.is_udp() {
+            let open = self.udp.get(&ends.own).is_some_and(|at| {
+                // A server waits for ever, a client's port is gone with its question.
+                Ports::of(ends.own.port()) != Ports::Ephemeral || packet.time_ns.saturating_sub(*at) < ASKED_NS
+            });
+            return if open { socket::UNCONNECTED } else { socket::NONE };
+        }
+        let live = self.connections.get(&ends).filter(|connection| !connection.is_over(packet.time_ns));
+        let begins = is_syn(packet) && live.is_some_and(|connection| connection.state == State::Closed);
+        if live.is_some() && !begins || self.returns(packet, &ends) {
+            return socket::CONNECTED;
+        }
+        if self.listeners.contains(&ends.own) { socket::LISTENER } else { socket::NONE }
+    }
+
+    /// Takes in a packet that got through. Returns whether it brought a cookie back.
+    pub(super) fn passed(&mut self, packet: &Packet) -> bool {
+        self.sweep(packet.time_ns);
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()).filter(|_| packet.is_tcp()) else {
+            return false;
+        };
+        let returned = self.returns(packet, &ends);
+        if returned {
+            for given in &mut self.given {
+                given.remove(&ends);
+            }
+            self.note(ends, packet.time_ns, State::Open);
+        } else if let Some(connection) = self.connections.get_mut(&ends) {
+            connection.at_ns = packet.time_ns;
+            connection.state = after(connection.state, packet.flags, false);
+        }
+        returned
+    }
+
+    /// Takes in that a SYN was answered by a cookie: its connection exists once that comes back.
+    pub(super) fn answered(&mut self, packet: &Packet) {
+        if packet.time_ns.saturating_sub(self.turned_ns) >= LINGERS_NS {
+            self.turned_ns = packet.time_ns;
+            let [this, last] = &mut self.given;
+            std::mem::swap(this, last);
+            this.clear();
+        }
+        if let Some(ends) = self.ends(packet, packet.dst(), packet.src()) {
+            let [this, _] = &mut self.given;
+            this.insert(ends);
+        }
+    }
+
+    /// Takes in a packet that the protected side sent.
+    pub(super) fn sent(&mut self, packet: &Packet) {
+        self.sweep(packet.time_ns);
+        let Some(ends) = self.ends(packet, packet.src(), packet.dst()) else { return };
+        if packet.is_udp() {
+            self.udp.insert(ends.own, packet.time_ns);
+            return;
+        }
+        let flags = packet.flags & (tcp::SYN | tcp::ACK | tcp::RST);
+        if flags == tcp::SYN | tcp::ACK {
+            self.listeners.insert(ends.own);
+            // A SYN that a cookie answered never came to the listener that answered it in the capture.
+            if !self.was_given(&ends) && !self.connections.contains_key(&ends) {
+                self.note(ends, packet.time_ns, State::HalfOpen);
+            }
+        } else if flags & tcp::RST != 0 {
+            self.connections.remove(&ends);
+        } else if let Some(connection) = self.connections.get_mut(&ends) {
+            connection.at_ns = packet.time_ns;
+            connection.state = after(connection.state, packet.flags, true);
+        } else {
+            // A connection of its own, or one that is older than the capture.
+            self.note(ends, packet.time_ns, after(State::Open, packet.flags, true));
+        }
+    }
+
+    fn ends(&self, packet: &Packet, own: Option<IpAddr>, peer: Option<IpAddr>) -> Option<Ends> {
+        let (own, peer) = (own.filter(|own| self.own.contains(own))?, peer?);
+        let (own_port, peer_port) =
+            if packet.dst() == Some(own) { (packet.dport, packet.sport) } else { (packet.sport, packet.dport) };
+        let ends = Ends { own: (own, own_port).into(), peer: (peer, peer_port).into() };
+        (packet.is_tcp() || packet.is_udp()).then_some(ends)
+    }
+
+    fn was_given(&self, ends: &Ends) -> bool {
+        self.given.iter().any(|given| given.contains(ends))
+    }
+
+    /// Returns whether a segment brings a cookie back.
+    fn returns(&self, packet: &Packet, ends: &Ends) -> bool {
+        packet.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::ACK && self.was_given(ends)
+    }
+
+    fn note(&mut self, ends: Ends, at_ns: u64, state: State) {
+        if self.connections.len() < MOST || self.connections.contains_key(&ends) {
+            self.connections.insert(ends, Connection { state, at_ns });
+        }
+    }
+
+    fn sweep(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
+            self.swept_ns = now_ns;
+            self.connections.retain(|_, connection| !connection.is_over(now_ns));
+        }
+    }
+}
+
+fn is_syn(packet: &Packet) -> bool {
+    packet.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+}
+
+/// Returns what becomes of a connection with a segment of its own or of its peer.
+fn after(state: State, flags: u8, own: bool) -> State {
+    match state {
+        _ if flags & tcp::RST != 0 => State::Closed,
+        State::Closed | State::HalfOpen if flags & tcp::SYN != 0 => State::HalfOpen,
+        State::Half { own: before } if flags & tcp::FIN != 0 && before != own => State::Closed,
+        State::Open | State::HalfOpen if flags & tcp::FIN != 0 => State::Half { own },
+        State::HalfOpen => State::Open,
+        State::Open | State::Half { .. } | State::Closed => state,
+    }
+}
+
+#[cfg(test)]
+mod tests;

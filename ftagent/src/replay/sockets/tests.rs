@@ -1,0 +1,120 @@
+use super::*;
+
+const SYN: u8 = tcp::SYN;
+const ACK: u8 = tcp::ACK;
+const FIN: u8 = tcp::FIN | tcp::ACK;
+const RST: u8 = tcp::RST;
+const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+
+const SERVER: &str = "192.0.2.1:443";
+const CLIENT: &str = "198.51.100.7:50000";
+
+/// A packet between two ends, `flags` of TCP; `None` is UDP.
+fn packet(second: u64, from: &str, to: &str, flags: Option<u8>) -> Packet {
+    let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (from.ip(), to.ip()) else { panic!("IPv4 only") };
+    let builder = etherparse::PacketBuilder::ethernet2([0; 6], [1; 6]).ipv4(src.octets(), dst.octets(), 64);
+    let mut frame = Vec::new();
+    match flags {
+        None => builder.udp(from.port(), to.port()).write(&mut frame, b"hello").unwrap(),
+        Some(flags) => {
+            let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 1, 64_000);
+            let has = |flag: u8| flags & flag != 0;
+            (header.syn, header.ack, header.rst, header.fin) = (has(SYN), has(ACK), has(RST), has(tcp::FIN));
+            builder.tcp_header(header).write(&mut frame, &[]).unwrap();
+        }
+    }
+    Packet::decode(second * SECOND, &frame, frame.len(), None, false)
+}
+
+/// What happens: a packet that comes in and passes, one that is answered, one that is sent, or a look.
+enum Step {
+    In(u8),
+    Cookie,
+    Out(u8),
+    Finds(u8, u8),
+}
+
+#[test]
+fn what_the_protected_side_sends_shows_its_sockets() {
+    use Step::{Cookie, Finds, In, Out};
+    let (none, listener, connected) = (socket::NONE, socket::LISTENER, socket::CONNECTED);
+    let cases: [(&str, &[Step]); 8] = [
+        ("nobody was seen to answer", &[Finds(SYN, none), In(SYN), Finds(ACK, none)]),
+        ("a handshake", &[In(SYN), Out(SYN_ACK), Finds(ACK, connected), In(ACK), Out(ACK), Finds(ACK, connected)]),
+        ("a listener and a stranger", &[Out(SYN_ACK), Out(RST), Finds(SYN, listener), Finds(ACK, listener)]),
+        ("older than the capture", &[Out(ACK), Finds(ACK, connected), Finds(SYN, connected)]),
+        ("it connects itself", &[Out(SYN), Finds(SYN_ACK, connected)]),
+        (
+            "an end, and a new beginning",
+            &[
+                Out(SYN_ACK),
+                In(ACK),
+                In(FIN),
+                Out(FIN),
+                Finds(ACK, connected),
+                Finds(SYN, listener),
+                In(SYN),
+                Out(SYN_ACK),
+                In(ACK),
+                Finds(ACK, connected),
+            ],
+        ),
+        (
+            "a cookie that comes back",
+            &[Out(SYN_ACK), Out(RST), Cookie, Out(SYN_ACK), Finds(SYN, listener), Finds(ACK, connected)],
+        ),
+        ("a port that refuses", &[In(SYN), Out(RST), Finds(SYN, none)]),
+    ];
+    for (name, steps) in cases {
+        let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+        for (number, step) in steps.iter().enumerate() {
+            let inbound = |flags| packet(1, CLIENT, SERVER, Some(flags));
+            match step {
+                In(flags) => assert!(!sockets.passed(&inbound(*flags)), "{name}, step {number}"),
+                Cookie => sockets.answered(&inbound(SYN)),
+                Out(flags) => sockets.sent(&packet(1, SERVER, CLIENT, Some(*flags))),
+                Finds(flags, found) => assert_eq!(sockets.look(&inbound(*flags)), *found, "{name}, step {number}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cookie_comes_back_once_and_within_two_minutes() {
+    let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+    let client = |second, flags| packet(second, CLIENT, SERVER, Some(flags));
+    sockets.answered(&client(100, SYN));
+    assert!(!sockets.passed(&client(101, RST)));
+    assert!(sockets.passed(&client(101, ACK)));
+    assert!(!sockets.passed(&client(101, ACK)));
+    assert_eq!(sockets.look(&client(500, ACK)), socket::CONNECTED);
+    let late = |second| packet(second, "198.51.100.8:50000", SERVER, Some(ACK));
+    sockets.answered(&packet(200, "198.51.100.8:50000", SERVER, Some(SYN)));
+    assert_eq!(sockets.look(&late(201)), socket::CONNECTED);
+    for second in [300, 400] {
+        sockets.answered(&packet(second, "198.51.100.9:50000", SERVER, Some(SYN)));
+    }
+    assert_eq!(sockets.look(&late(401)), socket::NONE);
+}
+
+#[test]
+fn udp_ports_are_open_while_their_owner_is_there() {
+    let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+    let to = |second, port: u16| packet(second, "203.0.113.9:53", &format!("192.0.2.1:{port}"), None);
+    assert_eq!(sockets.look(&to(1, 27_015)), socket::NONE);
+    for port in [27_015, 40_000] {
+        sockets.sent(&packet(1, &format!("192.0.2.1:{port}"), "203.0.113.9:53", None));
+    }
+    for (second, port, found) in [
+        (2, 27_015, socket::UNCONNECTED),
+        (900, 27_015, socket::UNCONNECTED),
+        (2, 40_000, socket::UNCONNECTED),
+        (900, 40_000, socket::NONE),
+        (2, 40_001, socket::NONE),
+    ] {
+        assert_eq!(sockets.look(&to(second, port)), found, "{port} after {second} s");
+    }
+    // Whose address is not its own may be translated: nothing is known of it.
+    assert_eq!(sockets.look(&packet(2, "203.0.113.9:53", "192.0.2.2:9", None)), socket::UNKNOWN);
+}
