@@ -6,6 +6,8 @@
 mod apt;
 mod linker;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -28,8 +30,8 @@ pub(crate) enum Need {
     BuildAndTest,
 }
 
-/// A tool of the tests: the Debian package, and the program that shows it is there.
-const TEST_TOOLS: [(&str, &str); 9] = [
+/// A tool of the tests: the Debian package, and what shows that it is there, a program or the path of a file.
+const TEST_TOOLS: [(&str, &str); 11] = [
     ("iproute2", "ip"),
     ("ethtool", "ethtool"),
     ("nftables", "nft"),
@@ -38,7 +40,9 @@ const TEST_TOOLS: [(&str, &str); 9] = [
     ("bpftool", "bpftool"),
     ("iputils-ping", "ping"),
     ("iptables", "iptables-restore"),
-    ("python3-pkg-resources", "python3"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
+    ("python3-pkg-resources", "/usr/lib/python3/dist-packages/pkg_resources/__init__.py"),
 ];
 
 /// Daemons that tests speak with: the Debian package, and a file that shows it is there. They are unpacked under
@@ -138,13 +142,17 @@ fn test_tools() -> Result<()> {
 }
 
 fn missing_test_tools() -> Vec<&'static str> {
-    let absent =
-        TEST_TOOLS.iter().filter(|(_, program)| command::which(program).is_none()).map(|(package, _)| *package);
-    // Where setup has looked for the peers the directory is there, whichever of them this Debian has.
-    let peers = (apt::Apt::find().is_some() && !peers_dir().exists()).then_some("the daemons that tests speak with");
-    absent.chain(peers).collect()
+    let apt = apt::Apt::find().is_some();
+    let is_there = |sign: &str| match Path::new(sign).is_absolute() {
+        // Where that is depends on the distribution.
+        true => !apt || Path::new(sign).exists(),
+        false => command::which(sign).is_some(),
+    };
+    let tools = TEST_TOOLS.iter().filter(|(_, sign)| !is_there(sign));
+    let peers = if apt { apt::missing_below(&PEERS, &peers_dir()) } else { Vec::new() };
+    tools.map(|(package, _)| *package).chain(peers).collect()
 }
 
-fn peers_dir() -> std::path::PathBuf {
+fn peers_dir() -> PathBuf {
     command::root().join("target/peers")
 }

@@ -15,6 +15,9 @@ use crate::command;
 /// How long to wait for another process that installs packages, such as unattended-upgrades.
 const LOCK_PATIENCE: Duration = Duration::from_secs(600);
 
+/// The file beside what is unpacked that names the packages which this system does not have.
+const UNAVAILABLE: &str = "unavailable";
+
 /// APT on this machine.
 pub(super) struct Apt(());
 
@@ -80,7 +83,7 @@ impl Apt {
         }
         let downloads = into.join("packages");
         fs::create_dir_all(&downloads).with_context(|| downloads.display().to_string())?;
-        let mut updated = false;
+        let (mut updated, mut unavailable) = (false, String::new());
         for (package, path) in missing {
             if !self.available(package)? && !updated {
                 self.update()?;
@@ -88,6 +91,7 @@ impl Apt {
             }
             if !self.available(package)? {
                 println!("{package}: not available here; the tests that use it skip themselves and say so");
+                unavailable += &format!("{package}\n");
                 continue;
             }
             self.download(package, &downloads, &mut updated)?;
@@ -105,7 +109,8 @@ impl Apt {
             }
             println!("{package}: unpacked below {}, not installed", into.display());
         }
-        Ok(())
+        let file = into.join(UNAVAILABLE);
+        fs::write(&file, unavailable).with_context(|| file.display().to_string())
     }
 
     /// Downloads a package; lists that are out of date name versions that are gone.
@@ -184,6 +189,15 @@ impl Apt {
     }
 }
 
+/// Returns those of the packages that are not unpacked below a directory, though this system has them as far as is
+/// known: see [`Apt::unpack_available`].
+pub(super) fn missing_below<'a>(packages: &[(&'a str, &str)], dir: &Path) -> Vec<&'a str> {
+    let unavailable = fs::read_to_string(dir.join(UNAVAILABLE)).unwrap_or_default();
+    let is_missing =
+        |package: &str, path: &str| !dir.join(path).exists() && !unavailable.lines().any(|name| name == package);
+    packages.iter().filter(|(package, path)| is_missing(package, path)).map(|(package, _)| *package).collect()
+}
+
 /// Returns the version of a package, or none if it is not completely installed.
 fn version(package: &str) -> Result<Option<String>> {
     let mut query = english("dpkg-query");
@@ -249,6 +263,19 @@ mod tests {
         assert!(has_candidate("bpftool:\n  Installed: (none)\n  Candidate: 7.1.0\n"));
         assert!(!has_candidate("bpftool:\n  Installed: (none)\n  Candidate: (none)\n"));
         assert!(!has_candidate(""));
+    }
+
+    #[test]
+    fn what_was_not_unpacked_is_missed_but_for_what_is_not_to_be_had() {
+        let dir = std::env::temp_dir().join(format!("ftagent-xtask-{}", std::process::id()));
+        let packages = [("one", "usr/bin/one"), ("two", "usr/bin/two"), ("three", "usr/bin/three")];
+        assert_eq!(missing_below(&packages, &dir), ["one", "two", "three"], "there is no directory");
+        fs::create_dir_all(dir.join("usr/bin")).unwrap();
+        assert_eq!(missing_below(&packages, &dir).len(), 3, "a directory alone is nothing");
+        fs::write(dir.join("usr/bin/one"), "").unwrap();
+        fs::write(dir.join(UNAVAILABLE), "three\n").unwrap();
+        assert_eq!(missing_below(&packages, &dir), ["two"]);
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
