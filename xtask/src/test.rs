@@ -1,10 +1,17 @@
 //! `cargo xtask test`: everything that CI runs, in the order in which failures are cheapest to find.
 //!
-//! The tests come last and nothing is printed after them, so that the end of the output is cargo's own summary.
+//! The tests come last and nothing is printed after them, so that the end of the output is cargo's own summary. What
+//! tests skipped is told before the last of them, those in the documentation.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{command, lint, setup, tidy};
@@ -13,6 +20,10 @@ use crate::{command, lint, setup, tidy};
 pub(crate) struct Options {
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// Lets checks skip themselves whose line (what, and why) contains this; others that do are failures. Without root
+    /// every check may
+    #[arg(long, value_name = "WORD")]
+    may_skip: Vec<String>,
 }
 
 /// A step: its name and what it does.
@@ -39,7 +50,61 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("not root: tests that load kernel programs skip themselves and say so");
     }
     println!("\n== tests");
-    command::run(&mut tests(options))
+    let list = command::target_dir()?.join("skipped");
+    fs::write(&list, "").with_context(|| list.display().to_string())?;
+    let tested = command::run(&mut tests(options, &list, &TARGETS));
+    let skipped = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let skipped = Skipped::read(&skipped, |line| {
+        !command::is_root() || options.may_skip.iter().any(|word| line.contains(word.as_str()))
+    });
+    // Where a test failed, the end of the output is cargo's list of those.
+    tested.with_context(|| format!("{}, see {}", skipped.count(), list.display()))?;
+    println!("\n== skipped\n{skipped}\n== tests in the documentation");
+    command::run(&mut tests(options, &list, &["--doc"]))?;
+    if !skipped.unexpected.is_empty() {
+        bail!(
+            "{} that no `--may-skip` names (listed under `== skipped`): give them what they need, or name them",
+            plural(skipped.unexpected.values().sum())
+        );
+    }
+    Ok(())
+}
+
+/// What skipped itself: each line of the list, and how often it is there.
+#[derive(Default)]
+struct Skipped {
+    expected: BTreeMap<String, usize>,
+    unexpected: BTreeMap<String, usize>,
+}
+
+impl Skipped {
+    fn read(list: &str, may: impl Fn(&str) -> bool) -> Self {
+        let mut all = Self::default();
+        for line in list.lines() {
+            let lines = if may(line) { &mut all.expected } else { &mut all.unexpected };
+            *lines.entry(line.to_owned()).or_default() += 1;
+        }
+        all
+    }
+
+    fn count(&self) -> String {
+        plural(self.expected.values().chain(self.unexpected.values()).sum())
+    }
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (lines, mark) in [(&self.expected, ""), (&self.unexpected, "NOT EXPECTED: ")] {
+            for (line, times) in lines {
+                writeln!(f, "{times} × {mark}{line}")?;
+            }
+        }
+        write!(f, "{}", self.count())
+    }
+}
+
+fn plural(count: usize) -> String {
+    if count == 1 { "1 check was skipped".to_owned() } else { format!("{count} checks were skipped") }
 }
 
 fn install() -> Result<()> {
@@ -54,9 +119,13 @@ fn build() -> Result<()> {
 /// Every member but the kernel programs, which have no tests on the host: the tests crate runs them in the kernel.
 pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "ftagent-ebpf"];
 
-fn tests(options: &Options) -> std::process::Command {
+/// All that is tested but the examples in the documentation, which cargo runs last in any case.
+const TARGETS: [&str; 3] = ["--lib", "--bins", "--tests"];
+
+fn tests(options: &Options, skipped: &Path, which: &[&str]) -> Command {
     let mut cargo = command::cargo();
-    cargo.args(["test", "--locked", "--no-fail-fast"]).args(HOST_CRATES);
+    cargo.env("FTAGENT_SKIPPED", skipped);
+    cargo.args(["test", "--locked", "--no-fail-fast"]).args(HOST_CRATES).args(which);
     // Two at a time: many of them keep whole CPUs busy with packets.
     cargo.arg("--").arg("--test-threads=2");
     cargo.args(&options.filter);
@@ -65,4 +134,21 @@ fn tests(options: &Options) -> std::process::Command {
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_counted_and_named() {
+        let list = "wire: no captures\nnft: there is no nft\nwire: no captures\n";
+        let skipped = Skipped::read(list, |line| line.contains("captures"));
+        assert_eq!(
+            skipped.to_string(),
+            "2 × wire: no captures\n1 × NOT EXPECTED: nft: there is no nft\n3 checks were skipped"
+        );
+        assert_eq!(skipped.unexpected.into_keys().collect::<Vec<_>>(), ["nft: there is no nft"]);
+        assert_eq!(Skipped::read("", |_| false).to_string(), "0 checks were skipped");
+    }
 }
