@@ -29,6 +29,10 @@ const ETHERNET: usize = 14;
 /// Records longer than this are taken for corruption: libpcap's `MAXIMUM_SNAPLEN`.
 const MAX_RECORD: u32 = 262_144;
 
+/// Interfaces that one section of a pcapng file may describe: more than any node has, and few enough that
+/// a file made of nothing else takes no memory to speak of.
+const MAX_INTERFACES: usize = 65_536;
+
 /// The header put before packets that were captured without one: locally administered addresses,
 /// the EtherType follows.
 const SYNTHETIC_MACS: [u8; 12] = [0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1];
@@ -455,6 +459,12 @@ impl Sections {
             }
             Block::InterfaceDescription(block) => {
                 let interface = Interface::new(block, self.big_endian);
+                if self.interfaces.len() >= MAX_INTERFACES {
+                    return Err(format!(
+                        "more than {MAX_INTERFACES} interfaces in one section: no node has so many, the file is corrupt \
+                         or was made to exhaust whoever reads it; keep what you need of it with `editcap -r`"
+                    ));
+                }
                 self.interfaces.push(interface.ok_or("an interface's time resolution is not one")?);
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ftagent_common::reason::verdict;
 
-use super::{sockets::Sockets, timeline::Event, watch::Fate};
+use super::{report::NoticeReport, sockets::Sockets, timeline::Event, watch::Fate};
 use crate::{
     act::guard::{GuardDriver, GuardSettings},
     bpf::{
@@ -26,6 +26,8 @@ const SETTINGS: GuardSettings = GuardSettings {
 /// What is armed goes on this long; it is renewed well before.
 const TTL_JIFFIES: u64 = 30 * HZ;
 const RENEW_NS: u64 = 10_000_000_000;
+/// Changes of what is armed that are told.
+const NOTES: usize = 100;
 
 /// The guard of a replay.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub(super) struct Gate {
     packet: Option<Packet>,
     generation: Option<u64>,
     renewed_ns: u64,
+    /// What was armed, and when.
+    armed: Vec<NoticeReport>,
 }
 
 impl Gate {
@@ -44,14 +48,18 @@ impl Gate {
         let mut driver = GuardDriver::new(datapath.open_guard()?);
         driver.set_own(own.iter().copied().collect())?;
         let sockets = Sockets::new(own.iter().copied());
-        let mut gate = Self { driver, sockets, packet: None, generation: None, renewed_ns: 0 };
+        let mut gate = Self { driver, sockets, packet: None, generation: None, renewed_ns: 0, armed: Vec::new() };
         gate.follow(0, (&Plan::default(), 0));
         Ok(gate)
     }
 
     /// Tells the program what a lookup finds for the packet that it sees next.
-    pub(super) fn before(&mut self, event: &Event<'_>, datapath: &mut TestRun) {
+    /// `assumed`: it was asked for, and its capture does not show that.
+    pub(super) fn before(&mut self, event: &Event<'_>, assumed: bool, datapath: &mut TestRun) {
         let packet = decoded(event);
+        if assumed {
+            self.sockets.assume(&packet);
+        }
         datapath.set_socket(self.sockets.look(&packet));
         self.packet = Some(packet);
     }
@@ -71,17 +79,34 @@ impl Gate {
         self.sockets.sent(&decoded(event));
     }
 
+    /// Returns what was armed, and when.
+    pub(super) fn armed(&self) -> &[NoticeReport] {
+        &self.armed
+    }
+
     /// Puts a plan into force where it changed, and renews it.
     pub(super) fn follow(&mut self, now_ns: u64, (plan, generation): (&Plan, u64)) {
         let expires = jiffies(now_ns) + TTL_JIFFIES;
         if self.generation != Some(generation) {
             self.driver.apply(plan, &SETTINGS, expires);
+            if self.generation.is_some() && self.armed.len() < NOTES {
+                self.armed.push(NoticeReport { at_ms: now_ns / 1_000_000, what: told(plan) });
+            }
             (self.generation, self.renewed_ns) = (Some(generation), now_ns);
         } else if now_ns.saturating_sub(self.renewed_ns) >= RENEW_NS {
             self.driver.renew(expires);
             self.renewed_ns = now_ns;
         }
     }
+}
+
+/// Says what is armed.
+fn told(plan: &Plan) -> String {
+    let cookies = plan.cookies.iter().map(|port| format!("SYNs to {port} are answered by cookies"));
+    let state = plan.state.iter().map(|ports| format!("TCP to {ports} without a connection is dropped"));
+    let closed = plan.closed.iter().map(|ports| format!("UDP to {ports} without a socket is dropped"));
+    let all: Vec<String> = cookies.chain(state).chain(closed).collect();
+    if all.is_empty() { "the guard is off".to_owned() } else { format!("the guard: {}", all.join(", ")) }
 }
 
 fn decoded(event: &Event<'_>) -> Packet {

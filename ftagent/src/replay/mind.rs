@@ -104,15 +104,15 @@ impl Mind {
         self.gate = Some(gate);
     }
 
-    /// Returns whether the guard is at work.
-    pub(super) fn has_gate(&self) -> bool {
-        self.gate.is_some()
+    /// Returns the guard, where it is at work.
+    pub(super) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
     }
 
-    /// Runs a packet through the program.
-    pub(super) fn run(&mut self, event: &Event<'_>, datapath: &mut TestRun) -> Result<Fate, LoadError> {
+    /// Runs a packet through the program. `assumed`: it was asked for, and its capture does not show that.
+    pub(super) fn run(&mut self, event: &Event<'_>, assumed: bool, datapath: &mut TestRun) -> Result<Fate, LoadError> {
         let Some(gate) = &mut self.gate else { return Ok(Fate::of(datapath.run(event.frame)?)) };
-        gate.before(event, datapath);
+        gate.before(event, assumed, datapath);
         Ok(gate.after(datapath.run(event.frame)?))
     }
 

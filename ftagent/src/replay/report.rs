@@ -90,6 +90,13 @@ pub struct SourceReport {
     pub first_drop_ms: Option<u64>,
 }
 
+impl SourceReport {
+    /// Returns whether the scenario says that it is ordinary traffic.
+    pub fn is_benign(&self) -> bool {
+        matches!(self.label, Some(Label::Benign))
+    }
+}
+
 /// An incident.
 #[derive(Clone, Debug, Serialize)]
 pub struct IncidentReport {

@@ -168,6 +168,8 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
     let mut mind = Mind::new(decider, rules, tripwire, sampling, sees_outbound);
     if sees_outbound && !own.is_empty() {
         mind.set_gate(Gate::new(&own, &datapath)?);
+        run.one_way =
+            run.sources.iter().zip(0..).map(|(source, at)| source.is_benign() && !timeline.is_answered(at)).collect();
     }
     scribe.into_iter().for_each(|scribe| mind.record(scribe));
     run.passed = Output::create(options.out_passed.as_deref())?;
@@ -312,6 +314,8 @@ impl Output {
 #[derive(Default)]
 struct Run {
     sources: Vec<SourceReport>,
+    /// Of each source, whether it is ordinary traffic of which the capture lacks the protected side's part.
+    one_way: Vec<bool>,
     notes: Vec<String>,
     passed: Option<Output>,
     dropped: Option<Output>,
@@ -361,7 +365,8 @@ impl Run {
         watch: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<(), ReplayError> {
         datapath.set_time(event.time_ns);
-        let fate = mind.run(event, datapath)?;
+        let assumed = self.one_way.get(event.source).copied().unwrap_or(false);
+        let fate = mind.run(event, assumed, datapath)?;
         if let Some(source) = self.sources.get_mut(event.source) {
             let (counts, bytes) = (&mut source.counts, event.frame.len() as u64);
             counts.packets += 1;
@@ -401,8 +406,8 @@ impl Run {
             self.notes
                 .push(format!("{} packets from the victim are evidence: the program did not see them", self.outbound));
         }
-        self.notes.push(if mind.has_gate() {
-            "sockets are those that the protected side's own packets show".into()
+        self.notes.push(if mind.gate().is_some() {
+            "sockets are those that the protected side's own packets show, or benign sources imply where these lack them".into()
         } else {
             "there is no socket table in virtual time: what depends on it is decided as if unknown".into()
         });
@@ -417,10 +422,18 @@ impl Run {
             sources: self.sources,
             incidents: mind.decider.incidents().map(IncidentReport::from).collect(),
             rules: mind.rules.given().collect(),
-            notices: mind.decider.notices().map(NoticeReport::from).collect(),
+            notices: notices(mind),
             notes: self.notes,
         })
     }
+}
+
+/// Returns what is worth knowing, in order of time.
+fn notices(mind: &Mind) -> Vec<NoticeReport> {
+    let mut notices: Vec<_> = mind.decider.notices().map(NoticeReport::from).collect();
+    notices.extend(mind.gate().into_iter().flat_map(Gate::armed).cloned());
+    notices.sort_by_key(|notice| notice.at_ms);
+    notices
 }
 
 /// Section, key and value of what a replay does unless the configuration says otherwise: it trusts what

@@ -93,6 +93,19 @@ impl Sockets {
         if self.listeners.contains(&ends.own) { socket::LISTENER } else { socket::NONE }
     }
 
+    /// Takes in a packet, about to come in, that is known to have been asked for, of a capture that
+    /// does not show it: there is a socket for it.
+    pub(super) fn assume(&mut self, packet: &Packet) {
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()) else { return };
+        if packet.is_udp() {
+            self.udp.insert(ends.own, packet.time_ns);
+        } else if is_syn(packet) {
+            self.listeners.insert(ends.own);
+        } else if !self.connections.contains_key(&ends) {
+            self.note(ends, packet.time_ns, State::Open);
+        }
+    }
+
     /// Takes in a packet that got through. Returns whether it brought a cookie back.
     pub(super) fn passed(&mut self, packet: &Packet) -> bool {
         self.sweep(packet.time_ns);

@@ -106,7 +106,12 @@ impl Timeline {
 
     /// Returns whether any source has packets from the protected side.
     pub fn has_outbound(&self) -> bool {
-        self.sources.iter().any(|source| source.records.iter().any(|record| !record.inbound))
+        (0..self.sources.len()).any(|source| self.is_answered(source))
+    }
+
+    /// Returns whether a source, by number, has packets of the reverse direction.
+    pub fn is_answered(&self, source: usize) -> bool {
+        self.sources.get(source).is_some_and(|source| source.records.iter().any(|record| !record.inbound))
     }
 
     /// Returns the next frame, or `None` when all sources have ended.

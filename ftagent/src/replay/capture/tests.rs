@@ -219,6 +219,30 @@ fn broken_captures_name_the_place_and_the_fault() {
 }
 
 #[test]
+fn interfaces_may_be_none_or_many_and_memory_stays_bounded() {
+    let order = Order::Little;
+    // None: a section without packets is one without packets, and a packet needs its interface.
+    assert_eq!(frames(section(order)).len(), 0);
+    let simple = block(order, 3, &[&order.u32(60)[..], &[0; 60]].concat());
+    for packet in [enhanced(order, 0, 1, &ethernet(60), 60), simple] {
+        let fault = Capture::parse([section(order), packet].concat()).unwrap_err();
+        assert_eq!((fault.packet, fault.offset), (1, 28));
+        assert!(fault.what.contains("its interface 0 is not described"), "{fault}");
+    }
+    // As many as there may be, of which the last has a packet; the next section begins with none.
+    let one = interface(order, 1, Some(9), None);
+    let last = enhanced(order, MAX_INTERFACES as u32 - 1, 7, &ethernet(60), 60);
+    let full = [section(order), one.repeat(MAX_INTERFACES), last].concat();
+    let again = [full.clone(), full.clone()].concat();
+    assert_eq!(frames(again).iter().map(|(time, _)| *time).collect::<Vec<_>>(), [7, 7]);
+    // A million: refused at the first that is too many, whatever comes then.
+    let million = [section(order), one.repeat(1_000_000)].concat();
+    let fault = Capture::parse(million).unwrap_err();
+    assert_eq!((fault.packet, fault.offset), (0, 28 + MAX_INTERFACES * one.len()));
+    assert!(fault.what.contains("more than 65536 interfaces in one section"), "{fault}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Capture::load(Path::new("/nonexistent/x.pcap")).unwrap_err();
     assert_eq!(error.to_string(), "/nonexistent/x.pcap: cannot read the capture");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::decide::frames::{Segment, ip_at, tcp_between, udp_bytes};
 
 const SYN: u8 = tcp::SYN;
 const ACK: u8 = tcp::ACK;
@@ -13,17 +14,11 @@ const CLIENT: &str = "198.51.100.7:50000";
 fn packet(second: u64, from: &str, to: &str, flags: Option<u8>) -> Packet {
     let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
     let (IpAddr::V4(src), IpAddr::V4(dst)) = (from.ip(), to.ip()) else { panic!("IPv4 only") };
-    let builder = etherparse::PacketBuilder::ethernet2([0; 6], [1; 6]).ipv4(src.octets(), dst.octets(), 64);
-    let mut frame = Vec::new();
-    match flags {
-        None => builder.udp(from.port(), to.port()).write(&mut frame, b"hello").unwrap(),
-        Some(flags) => {
-            let mut header = etherparse::TcpHeader::new(from.port(), to.port(), 1, 64_000);
-            let has = |flag: u8| flags & flag != 0;
-            (header.syn, header.ack, header.rst, header.fin) = (has(SYN), has(ACK), has(RST), has(tcp::FIN));
-            builder.tcp_header(header).write(&mut frame, &[]).unwrap();
-        }
-    }
+    let ports = (from.port(), to.port());
+    let frame = match flags {
+        None => ip_at(src, dst, 17, [0; 4], &udp_bytes(ports, b"hello")),
+        Some(flags) => tcp_between(src, dst, &Segment { ports, flags, seq: 1, ack: 0, payload: &[] }),
+    };
     Packet::decode(second * SECOND, &frame, frame.len(), None, false)
 }
 
@@ -96,6 +91,23 @@ fn a_cookie_comes_back_once_and_within_two_minutes() {
         sockets.answered(&packet(second, "198.51.100.9:50000", SERVER, Some(SYN)));
     }
     assert_eq!(sockets.look(&late(401)), socket::NONE);
+}
+
+#[test]
+fn what_was_asked_for_has_a_socket_though_nobody_saw_the_question() {
+    let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+    let answer = packet(1, "203.0.113.9:53", "192.0.2.1:40000", None);
+    let page = packet(1, CLIENT, SERVER, Some(ACK));
+    let call = packet(1, CLIENT, "192.0.2.1:80", Some(SYN));
+    for (packet, before, after) in [
+        (&answer, socket::NONE, socket::UNCONNECTED),
+        (&page, socket::NONE, socket::CONNECTED),
+        (&call, socket::NONE, socket::LISTENER),
+    ] {
+        assert_eq!(sockets.look(packet), before);
+        sockets.assume(packet);
+        assert_eq!(sockets.look(packet), after);
+    }
 }
 
 #[test]
