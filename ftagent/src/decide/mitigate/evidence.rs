@@ -6,13 +6,14 @@ use std::{
     net::IpAddr,
 };
 
-use ftagent_common::TrafficClass;
+use ftagent_common::{TrafficClass, guard::socket};
 
 use crate::decide::{
     Metric,
     analyst::{Analyst, Seen},
     classify::Scene,
     flows::{Flow, State, block_of, note},
+    packet::tcp,
     reservoir::{Clean, Glimpse, Reservoir, vouches},
     synthesis::Sample,
 };
@@ -45,6 +46,8 @@ pub struct Target<'a> {
     pub began_ns: u64,
     /// The present, monotonic nanoseconds.
     pub now_ns: u64,
+    /// Who attacks has no connections, and the socket table knows who has.
+    pub by_sockets: bool,
 }
 
 impl Target<'_> {
@@ -93,11 +96,14 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
     let held = target.is_held();
     let mut found: Vec<&Seen> =
         within(from_ns).map(|(seen, _)| *seen).filter(|seen| !held || is_held(&scene, seen)).collect();
-    let weigh = |list: &[&Seen], known: bool| -> f64 {
-        list.iter().filter(|seen| !known || seen.mark.known).map(|seen| seen.weight).sum()
+    let weigh = |list: &[&Seen], counts: fn(&Seen) -> bool| -> f64 {
+        list.iter().filter(|seen| counts(seen)).map(|seen| seen.weight).sum()
     };
-    if weigh(&found, true) < FORGED * weigh(&found, false) && !held {
+    if weigh(&found, |seen| seen.mark.known) < FORGED * weigh(&found, |_| true) && !held {
         found.retain(|seen| !seen.mark.known);
+    }
+    if target.by_sockets && weigh(&found, is_connected) < FORGED * weigh(&found, |_| true) {
+        found.retain(|seen| !is_connected(seen));
     }
     let step = found.len().div_ceil(MOST).max(1);
     let seconds = (target.now_ns.saturating_sub(from_ns) as f64 / 1e9).max(0.02);
@@ -112,6 +118,13 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
         })
     };
     Evidence { attack: found.into_iter().step_by(step).filter_map(sample).collect(), live, seconds }
+}
+
+/// Returns whether the socket table has a connection for a segment: then it is somebody's, however much
+/// he sends. A SYN that is sent again finds the request that it made before.
+fn is_connected(seen: &Seen) -> bool {
+    let packet = &seen.packet;
+    packet.is_tcp() && packet.flags & tcp::SYN == 0 && packet.socket == socket::CONNECTED
 }
 
 /// Returns the flows that the attack has begun. Who has connections sends more in them than what is too

@@ -206,13 +206,13 @@ impl Keeper {
     pub fn on_tick(&mut self, current: Current<'_>, scene: &Scene<'_>) -> Vec<Event> {
         let Current { incident, classes, focus } = current;
         let now_ns = scene.now.mono_ns;
-        let target = Target { classes, focus, began_ns: incident.began.mono_ns, now_ns };
+        let by_sockets = self.has_oracle(now_ns) && !incident.vectors.iter().any(|vector| is_of_connections(*vector));
+        let target = Target { classes, focus, began_ns: incident.began.mono_ns, now_ns, by_sockets };
         let opening = self.incident.as_deref() != Some(&incident.id);
         if opening {
             self.incident = Some(incident.id.clone());
         }
         let exit = scene.exit_of(&target);
-        let by_sockets = self.has_oracle(now_ns) && !incident.vectors.iter().any(|vector| is_of_connections(*vector));
         let jury = Jury { began_ns: target.began_ns, by_sockets };
         let left = self.measure(&target, scene, exit.0, jury);
         let (left_pps, left_bps) = left.values().fold((0.0, 0.0), |sum, left| (sum.0 + left.pps, sum.1 + left.bps));

@@ -8,6 +8,7 @@
 
 mod armed;
 mod backgrounds;
+mod connected;
 mod cost;
 mod floods;
 mod world;
