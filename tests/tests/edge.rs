@@ -1,20 +1,16 @@
 //! The uplink that the ladder is tested on is itself tested: it fills, and the router does what routes say.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use ftagent_tests::{
     daemon::{PATIENCE, wait_for},
-    edge::{API, Edge, Enforcer, Meter, Speakers},
+    edge::{API, Edge, Enforcer, Flooding, Meter, Speakers},
     peers, require_root,
-    sandbox::{Sandbox, skip},
-    traffic::{Flood, Generator, vectors},
+    sandbox::Sandbox,
+    traffic::{Flood, vectors},
 };
 
 /// The uplink's capacity.
@@ -23,17 +19,15 @@ const MBIT: u32 = 100;
 #[test]
 fn a_flood_fills_the_uplink_until_a_route_is_enforced() {
     require_root!();
+    if !peers::need("the uplink", &["gobgpd", "gobgp", "nft"]) {
+        return;
+    }
     Sandbox::run(|sandbox| {
         let edge = Edge::new(sandbox, MBIT).unwrap();
-        let Some(_speakers) = Speakers::start(sandbox, &edge).unwrap() else {
-            return skip("the uplink", "gobgpd is not there: `cargo xtask setup`");
-        };
+        let _speakers = Speakers::start(sandbox, &edge).unwrap().unwrap();
         let (enforcer, meter) = (Enforcer::start(sandbox), Meter::start(sandbox, &edge, MBIT));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (halt, ifindex) = (Arc::clone(&stop), edge.leaves_by().unwrap());
         let flood = vectors::find("dns_amplification").unwrap().flood(&edge.way());
-        let flood = Flood { pps: Some(20_000), ..flood };
-        let flood = edge.world().spawn(move || Generator::new(ifindex)?.run(&flood, &halt));
+        let flood = Flooding::begin(&edge, Flood { pps: Some(20_000), ..flood }).unwrap();
         let load = |meter: &Meter| meter.loads().last().map_or(0.0, |load| load.bits / 1e6);
         wait_for("a full uplink", PATIENCE, || meter.loads().last()?.full.then_some(())).unwrap();
         let route = ["match", "destination", "10.77.0.1/32", "protocol", "udp", "source-port", "==53"];
@@ -49,14 +43,13 @@ fn a_flood_fills_the_uplink_until_a_route_is_enforced() {
         };
         announce("add");
         wait_for("the route at the router", PATIENCE, || (enforcer.rules().len() == 1).then_some(())).unwrap();
-        sleep(Duration::from_millis(500));
-        let (since, quiet) = (Instant::now(), load(&meter));
+        wait_for("a quiet uplink", PATIENCE, || (load(&meter) < 1.0).then_some(())).unwrap();
+        let since = Instant::now();
         sleep(Duration::from_secs(1));
-        assert!(quiet < 1.0 && meter.full_since(since) == 0.0, "{quiet} Mbit/s still go over the uplink");
+        assert!(load(&meter) < 1.0 && meter.full_since(since) == 0.0, "{} Mbit/s still go over it", load(&meter));
         announce("del");
         wait_for("a full uplink again", PATIENCE, || meter.loads().last()?.full.then_some(())).unwrap();
-        stop.store(true, Relaxed);
-        flood.join().unwrap().unwrap().unwrap();
+        flood.end().unwrap();
         let changes = enforcer.end().unwrap();
         let counts: Vec<usize> = changes.iter().map(|change| change.rules.len()).collect();
         assert_eq!(counts, [1, 0]);

@@ -52,7 +52,11 @@ impl Enforcer {
     }
 
     /// Returns what is in force now.
+    ///
+    /// # Panics
+    /// Where it has ended, and nobody knows what the routes are; why is said when this is dropped.
     pub fn rules(&self) -> BTreeSet<String> {
+        assert!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "the router has ended");
         self.changes().pop().map(|change| change.rules).unwrap_or_default()
     }
 
@@ -72,8 +76,10 @@ impl Enforcer {
 impl Drop for Enforcer {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some(Ok(Ok(Err(error)))) = self.thread.take().map(JoinHandle::join) {
-            eprintln!("the router: {error:#}");
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error) | Ok(Err(error)))) => eprintln!("the router: {error:#}"),
+            Some(Err(_)) => eprintln!("the router: its thread panicked"),
+            Some(Ok(Ok(Ok(())))) | None => {}
         }
     }
 }

@@ -10,6 +10,7 @@
 //! session of BGP shares the link with the flood.
 
 mod enforcer;
+mod flooding;
 mod flowspec;
 mod link;
 mod speaker;
@@ -24,8 +25,9 @@ use crate::{
 };
 
 pub use enforcer::{Change, Enforcer};
+pub use flooding::Flooding;
 pub use link::{Load, Meter};
-pub use speaker::{API, OWN_AS, ROUTER_AS, Speakers};
+pub use speaker::{API, OWN_AS, ROUTER_AS, Speakers, table};
 
 /// The router's interface towards the world.
 const CORE: &str = "core0";
@@ -38,6 +40,9 @@ const CORE_MAC: Mac = Mac([2, 0xf7, 1, 0, 0, 1]);
 const WORLD_MAC: Mac = Mac([2, 0xf7, 1, 0, 0, 2]);
 /// What the shaper lets through at once, bytes, and how long packets wait in it at most.
 const SHAPER: &str = "burst 256k latency 50ms";
+
+/// One more address of the host under test, in the network of the uplink.
+pub const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
 
 /// An uplink, the router at its other end, and the world.
 pub struct Edge {
@@ -82,6 +87,18 @@ impl Edge {
         sandbox.peer_command(&shape).context("shaping the uplink (the kernel needs sch_tbf)")?;
         let takes_frames = sandbox.peer(|| Receiver::attach(CORE, Program::Pass))??;
         Ok(Self { veth, world, _takes_frames: takes_frames })
+    }
+
+    /// Gives the host under test [`SECOND`], which a black hole may have: the first has the session of BGP.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn add_second(&self, sandbox: &Sandbox) -> Result<()> {
+        let (here, peer) = (&self.veth.here, &self.veth.peer);
+        sandbox.command(&format!("ip addr add {SECOND}/24 dev {}", here.name))?;
+        sandbox
+            .peer_command(&format!("ip neigh replace {SECOND} lladdr {} dev {} nud permanent", here.mac, peer.name))
+            .map(drop)
     }
 
     /// The world: floods start there.

@@ -79,11 +79,20 @@ impl Speakers {
     }
 }
 
-/// Returns what the router has of a family, by route. For threads in the router.
+impl Drop for Speakers {
+    fn drop(&mut self) {
+        for name in ["own.log", "router.log"].iter().filter(|_| std::thread::panicking()) {
+            let log = fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+            eprintln!("--- {name}\n{log}");
+        }
+    }
+}
+
+/// Returns the routes of a family that the daemon of the calling thread's host has.
 ///
 /// # Errors
 /// What gobgp says.
-pub(super) fn table(family: &str) -> Result<Vec<Value>> {
+pub fn table(family: &str) -> Result<Vec<Value>> {
     let table = ask(&["global", "rib", "-a", family])?;
     let routes = table.as_object().into_iter().flat_map(|all| all.values());
     Ok(routes.filter_map(|paths| paths.get(0).cloned()).collect())
