@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    cell::Cell,
     fs,
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -20,59 +21,81 @@ use ftagent::{
 };
 use ftagent_tests::{
     packet::{Ipv4, Ipv6, Udp},
+    peers::need,
     sandbox::{Sandbox, may_run, skip},
     traffic::packet_socket,
 };
 use nix::sys::socket::{MsgFlags, send};
 use serde_json::json;
 
-/// A sandbox with a veth, and a counter behind our table.
+/// A sandbox with a veth, and a counter on either side of our table.
 struct Stage<'a> {
     sandbox: &'a Sandbox,
     socket: OwnedFd,
-    arrived: u64,
+    /// Frames that were sent since the counters are there.
+    sent: Cell<u64>,
+    passed: u64,
+}
+
+/// How long to wait for what takes a fraction of a second on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn stage(what: &str, body: impl FnOnce(Stage<'_>) + Send) {
-    if !may_run(what) {
+    if !may_run(what) || !need(what, &["nft"]) {
         return;
-    }
-    if !std::path::Path::new("/usr/sbin/nft").exists() {
-        return skip(what, "there is no nft: `cargo xtask setup` installs it");
     }
     Sandbox::run(|sandbox| {
         let pair = sandbox.veth("eth0", "far0").unwrap();
         let socket = sandbox.peer(|| packet_socket(pair.peer.ifindex).unwrap()).unwrap();
-        body(Stage { sandbox, socket, arrived: 0 });
+        body(Stage { sandbox, socket, sent: Cell::new(0), passed: 0 });
     })
     .unwrap();
 }
 
 impl Stage<'_> {
-    /// Hangs a counter behind the table, which must be in place.
-    fn behind(&self) {
+    /// Hangs counters before and behind the table, which must be in place.
+    fn behind(&mut self) {
         let commands = "add table netdev behind
-            add chain netdev behind in { type filter hook ingress device eth0 priority 10; }
-            add counter netdev behind seen
-            add rule netdev behind in counter name seen";
+            add chain netdev behind first { type filter hook ingress device eth0 priority -600; }
+            add chain netdev behind last { type filter hook ingress device eth0 priority 10; }
+            add counter netdev behind came
+            add counter netdev behind passed
+            add rule netdev behind first counter name came
+            add rule netdev behind last counter name passed";
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), commands).unwrap();
         self.sandbox.command(&format!("nft -f {}", file.path().display())).unwrap();
+        self.sent.set(0);
+        self.passed = 0;
     }
 
     fn send(&self, frame: &[u8], count: usize) {
+        self.sent.update(|sent| sent + count as u64);
         transmit(&self.socket, frame, count);
     }
 
     /// Returns how many of these packets passed our table.
     fn passed(&mut self, frame: &[u8], count: usize) -> u64 {
         self.send(frame, count);
-        thread::sleep(Duration::from_millis(20));
-        let listing = Nft::default()
-            .run(vec![json!({ "list": { "counters": { "family": "netdev", "table": "behind" } } })])
-            .unwrap();
-        let now = listing.iter().find_map(|object| object.pointer("/counter/packets")?.as_u64()).unwrap();
-        now - std::mem::replace(&mut self.arrived, now)
+        until("every packet arrives", || self.counted("came") >= self.sent.get());
+        // Listed after the last one came, not with it: it has passed by now, or never will.
+        let now = self.counted("passed");
+        now - std::mem::replace(&mut self.passed, now)
+    }
+
+    fn counted(&self, name: &str) -> u64 {
+        let counter = json!({ "family": "netdev", "table": "behind", "name": name });
+        let listing = Nft::default().run(vec![json!({ "list": { "counter": counter } })]).unwrap();
+        listing.iter().find_map(|object| object.pointer("/counter/packets")?.as_u64()).unwrap()
     }
 
     fn ruleset(&self) -> String {
@@ -148,17 +171,18 @@ fn rules_drop_count_and_go_without_a_trace() {
 fn rules_end_by_themselves_when_the_daemon_dies() {
     stage("leases of nftables rules", |mut stage| {
         let mut table = table();
-        let rules = [wanted(1, "udp sport 123 then drop", 2000), wanted(2, "udp sport 53 then drop", 600_000)];
+        let rules = [wanted(1, "udp sport 123 then drop", 8000), wanted(2, "udp sport 53 then drop", 600_000)];
         table.apply(&rules, Instant::now()).unwrap();
         stage.behind();
-        for _ in 0..3 {
-            thread::sleep(Duration::from_millis(1200));
+        // For longer than the lease, and each time well within it.
+        for _ in 0..5 {
+            thread::sleep(Duration::from_secs(2));
             assert_eq!((stage.passed(&ntp(9), 3), stage.passed(&dns(), 3)), (0, 0), "it is renewed");
             table.apply(&rules, Instant::now()).unwrap();
         }
         drop(table);
-        thread::sleep(Duration::from_millis(3200));
-        assert_eq!((stage.passed(&ntp(9), 3), stage.passed(&dns(), 3)), (3, 0), "each at its own time");
+        until("the lease ends", || stage.passed(&ntp(9), 1) == 1);
+        assert_eq!(stage.passed(&dns(), 3), 0, "each at its own time");
     });
 }
 
@@ -206,7 +230,6 @@ fn what_another_changes_is_put_back() {
             let again = table.reconcile(&rules, Instant::now()).unwrap();
             assert_eq!((again.present, again.missing), (2, vec![]), "{line}");
             let _absent = stage.sandbox.command("nft delete table netdev behind");
-            stage.arrived = 0;
             stage.behind();
             assert_eq!(stage.passed(&ntp(9), 3), 0, "{line}");
             assert!(stage.ruleset().contains("203.0.113.0/24"), "{line}");
@@ -242,8 +265,11 @@ fn beside_iptables_nft() {
         table.apply(&rules, Instant::now()).unwrap();
         assert_eq!(saved(), before, "its tables are as they were");
         stage.send(&ntp(9), 4);
-        thread::sleep(Duration::from_millis(20));
-        assert_eq!(table.counts().unwrap()[0].dropped, 4, "its accept does not come before our drop");
+        let mut dropped = 0;
+        until("its accept does not come before our drop", || {
+            dropped += table.counts().unwrap()[0].dropped;
+            dropped == 4
+        });
         stage.sandbox.command("iptables-nft -F").unwrap();
         let drift = table.reconcile(&rules, Instant::now()).unwrap();
         assert_eq!((drift.present, drift.missing), (1, vec![]), "flushing its rules leaves ours");
@@ -280,8 +306,8 @@ fn lists_of_many_prefixes() {
         let hour = Some(Duration::from_secs(3600));
         let mut block: Vec<Entry> =
             (0..20_000u32).map(|i| entry(format!("10.{}.{}.0/{}", i >> 8 & 255, i & 255, 24 + i % 2), hour)).collect();
-        block.push(entry("10.0.0.0/9".into(), Some(Duration::from_secs(3))));
-        block.push(entry("192.0.2.1/32".into(), Some(Duration::from_secs(4))));
+        block.push(entry("10.0.0.0/9".into(), Some(Duration::from_secs(10))));
+        block.push(entry("192.0.2.1/32".into(), Some(Duration::from_secs(11))));
         block.push(entry("2001:db8::/32".into(), hour));
         table.set_lists(vec![entry("10.7.0.0/16".into(), None)], block);
         table.apply(&[], Instant::now()).unwrap();
@@ -294,9 +320,17 @@ fn lists_of_many_prefixes() {
         };
         let frames = [from("10.0.3.9"), from("10.7.0.1"), from("192.0.2.1"), from("192.0.2.2"), dns(), ntp(9)];
         assert_eq!(passes(&mut stage, &frames), [0, 1, 0, 1, 0, 0]);
-        thread::sleep(Duration::from_millis(5200));
-        assert_eq!(passes(&mut stage, &frames), [0, 1, 1, 1, 0, 1], "entries end by themselves");
+        until("entries end by themselves", || passes(&mut stage, &frames) == [0, 1, 1, 1, 0, 1]);
     });
+}
+
+/// Says so when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Two sets of which each drops the packet, changed as fast as it goes while packets come: none may pass.
@@ -313,6 +347,8 @@ fn no_packet_meets_half_a_set() {
         let done = AtomicBool::new(false);
         let (frame, socket) = (ntp(9), &stage.socket);
         thread::scope(|scope| {
+            // The sender ends where a change fails, too: the scope waits for it.
+            let end = Done(&done);
             let sender = scope.spawn(|| {
                 let mut sent = 0u64;
                 while !done.load(Ordering::Relaxed) {
@@ -324,7 +360,7 @@ fn no_packet_meets_half_a_set() {
             for i in 1..40 {
                 table.apply(&sets[i % 2], Instant::now()).unwrap();
             }
-            done.store(true, Ordering::Relaxed);
+            drop(end);
             assert!(sender.join().unwrap() > 1000);
         });
         assert_eq!(stage.passed(&frame, 1), 0);
@@ -343,21 +379,18 @@ fn a_plane_on_a_thread_of_its_own() {
             if let Err(errors) = plane.apply(&rules) {
                 break errors.iter().map(ToString::to_string).collect::<Vec<_>>();
             }
-            assert!(begun.elapsed() < Duration::from_secs(10));
+            assert!(begun.elapsed() < PATIENCE);
         };
         assert!(refused.len() == 1 && refused[0].contains("`challenge` needs XDP"), "{refused:?}");
         stage.behind();
         assert_eq!(stage.passed(&ntp(9), 12), 0, "in force when it returns");
         let mut dropped = 0;
-        while dropped < 12 {
+        until("all are counted", || {
             dropped += plane.counts().unwrap().iter().map(|count| count.dropped).sum::<u64>();
-            assert!(begun.elapsed() < Duration::from_secs(10), "{dropped}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            dropped >= 12
+        });
         stage.sandbox.command("nft delete table netdev ftagent").unwrap();
-        while stage.passed(&ntp(9), 1) > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(20), "it is put back by itself");
-        }
+        until("it is put back by itself", || stage.passed(&ntp(9), 1) == 0);
         assert!(plane.slot(1).is_some() && plane.slot(2).is_none());
         plane.remove();
         assert!(!stage.ruleset().contains("ftagent"));
