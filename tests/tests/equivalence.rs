@@ -59,10 +59,30 @@ impl Case {
     }
 }
 
-/// Returns how often each rule is met by a batch.
-fn met(cases: &[&Case], rules: usize) -> Vec<u64> {
-    let mut sums = vec![0; rules];
-    cases.iter().flat_map(|case| &case.met).for_each(|rule| sums[*rule] += 1);
+/// Packets, and how long they are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    /// What came since `before`, which becomes the present sum.
+    fn since(self, before: &mut Self) -> Self {
+        let Self { packets, bytes } = std::mem::replace(before, self);
+        Self { packets: self.packets - packets, bytes: self.bytes - bytes }
+    }
+}
+
+/// Returns how much of a batch each rule is met by; a packet is as long as `size` says.
+fn met(cases: &[&Case], rules: usize, size: impl Fn(&[u8]) -> usize) -> Vec<Sum> {
+    let mut sums = vec![Sum::default(); rules];
+    for case in cases {
+        for rule in &case.met {
+            let Sum { packets, bytes } = &mut sums[*rule];
+            (*packets, *bytes) = (*packets + 1, *bytes + size(&case.frame) as u64);
+        }
+    }
     sums
 }
 
@@ -89,7 +109,7 @@ fn every_plane_says_the_same_of_a_packet() {
     let begun = Instant::now();
     let mut kernel = kernel::Kernel::new(&rules);
     let specs = flowspec::specs(&rules);
-    let tally = nft::on_a_veth("equivalence", &rules, |mut nft| {
+    let (tally, has_nft) = nft::on_a_veth("equivalence", &rules, |mut nft| {
         let mut tally = Tally::default();
         let mut left = packets;
         while left > 0 {
@@ -102,8 +122,7 @@ fn every_plane_says_the_same_of_a_packet() {
                 })
                 .collect();
             let all: Vec<&Case> = cases.iter().collect();
-            kernel.compare(&rules, &all);
-            tally.kernel += count as u64;
+            tally.kernel += kernel.compare(&rules, &all);
             specs.compare(&rules, &all, &mut tally);
             tally.malformed += cases.iter().filter(|case| case.is_malformed()).count() as u64;
             tally.matches += cases.iter().map(|case| case.met.len() as u64).sum::<u64>();
@@ -111,7 +130,7 @@ fn every_plane_says_the_same_of_a_packet() {
                 nft.compare(&rules, &all, &mut tally);
             }
         }
-        tally
+        (tally, nft.is_some())
     });
     let seconds = begun.elapsed().as_secs();
     eprintln!(
@@ -119,4 +138,9 @@ fn every_plane_says_the_same_of_a_packet() {
     );
     assert!(tally.matches > tally.kernel, "a packet meets more than one rule on average: {tally:?}");
     assert!(tally.malformed < tally.kernel / 5, "most packets are whole: {tally:?}");
+    // What is left out, or may be wider, is little.
+    let half = packets as u64 / 2;
+    assert!(tally.kernel > half && tally.flowspec > half && (!has_nft || tally.nft > half), "{tally:?}");
+    assert!(tally.nft_wider < packets as u64 / 3, "{tally:?}");
+    assert!(tally.flowspec_beyond < tally.matches / 5 && tally.nft_beyond < tally.matches / 5, "{tally:?}");
 }

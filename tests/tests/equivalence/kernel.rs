@@ -8,7 +8,7 @@ use ftagent::{
     rule::{Action, FlowMatch, Origin, Rule},
 };
 
-use super::{Case, met};
+use super::{Case, Sum, met};
 
 /// The rules in tables of the kernel program.
 pub struct Kernel {
@@ -19,7 +19,7 @@ pub struct Kernel {
 struct Table {
     run: TestRun,
     rules: Vec<usize>,
-    counted: Vec<u64>,
+    counted: Vec<Sum>,
 }
 
 fn placed(slot: usize, matches: &FlowMatch) -> Placed {
@@ -42,22 +42,23 @@ impl Kernel {
             assert!(fit > 0, "rule {next} fits no table: {}", rules[next]);
             let mut run = TestRun::new(1).unwrap();
             run.rules.install(&slots[..fit], HZ).unwrap();
-            tables.push(Table { run, rules: (next..next + fit).collect(), counted: vec![0; fit] });
+            tables.push(Table { run, rules: (next..next + fit).collect(), counted: vec![Sum::default(); fit] });
             next += fit;
         }
         Self { tables }
     }
 
     /// Has every packet pass every table, and compares what each rule counted; finds the packet where that
-    /// differs.
-    pub fn compare(&mut self, rules: &[FlowMatch], cases: &[&Case]) {
+    /// differs. Returns how many packets were long enough for it.
+    pub fn compare(&mut self, rules: &[FlowMatch], cases: &[&Case]) -> u64 {
         let cases: Vec<&Case> = cases.iter().copied().filter(|case| case.frame.len() >= MIN_FRAME).collect();
-        let expected = met(&cases, rules.len());
+        let expected = met(&cases, rules.len(), <[u8]>::len);
         let found = self.count(&cases, rules.len());
-        let Some(rule) = (0..rules.len()).find(|rule| expected[*rule] != found[*rule]) else { return };
+        let wrong = (0..rules.len()).find(|rule| expected[*rule] != found[*rule]);
+        let Some(rule) = wrong else { return cases.len() as u64 };
         for case in &cases {
             let found = self.count(&[case], rules.len())[rule];
-            let expected = u64::from(case.met.contains(&rule));
+            let expected = met(&[case], rules.len(), <[u8]>::len)[rule];
             assert_eq!(
                 found, expected,
                 "the kernel, of `{}` and {:02x?} ({:?})",
@@ -65,20 +66,21 @@ impl Kernel {
             );
         }
         panic!(
-            "the kernel counted {} instead of {} for `{}`, and no packet shows it",
+            "the kernel counted {:?} instead of {:?} for `{}`, and no packet shows it",
             found[rule], expected[rule], rules[rule]
         );
     }
 
-    fn count(&mut self, cases: &[&Case], rules: usize) -> Vec<u64> {
-        let mut counts = vec![0; rules];
+    fn count(&mut self, cases: &[&Case], rules: usize) -> Vec<Sum> {
+        let mut counts = vec![Sum::default(); rules];
         for Table { run, rules, counted } in &mut self.tables {
             for case in cases {
                 run.run(&case.frame).unwrap();
             }
             let now = run.rules.counters().unwrap();
             for ((slot, rule), before) in rules.iter().enumerate().zip(counted) {
-                counts[*rule] = now.slots[slot].packets - std::mem::replace(before, now.slots[slot].packets);
+                let ftagent_common::rules::Counter { packets, bytes, .. } = now.slots[slot];
+                counts[*rule] = Sum { packets, bytes }.since(before);
             }
         }
         counts

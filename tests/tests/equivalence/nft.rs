@@ -17,7 +17,8 @@ use ftagent::{
 use ftagent_common::TrafficClass;
 use ftagent_tests::{
     packet::{ethertype, proto},
-    sandbox::{Sandbox, skip},
+    peers::need,
+    sandbox::Sandbox,
     traffic::packet_socket,
 };
 use nix::{
@@ -26,7 +27,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use super::{Case, Tally, met};
+use super::{Case, Sum, Tally, met};
 
 /// The table of counted rules, and the way to it.
 pub struct Veth {
@@ -34,7 +35,7 @@ pub struct Veth {
     nft: Nft,
     /// Every packet that arrived.
     seen: u64,
-    counted: Vec<u64>,
+    counted: Vec<Sum>,
 }
 
 /// How a packet is to be compared.
@@ -50,8 +51,7 @@ pub enum Kind {
 
 /// Runs `body` where the rules are in force. Without nftables the rest is compared all the same.
 pub fn on_a_veth<T: Send>(what: &str, rules: &[FlowMatch], body: impl FnOnce(Option<Veth>) -> T + Send) -> T {
-    if !std::path::Path::new("/usr/sbin/nft").exists() {
-        skip(what, "there is no nft: `cargo xtask setup` installs it");
+    if !need(what, &["nft"]) {
         return body(None);
     }
     Sandbox::run(|sandbox| {
@@ -67,7 +67,7 @@ pub fn on_a_veth<T: Send>(what: &str, rules: &[FlowMatch], body: impl FnOnce(Opt
         assert_listable(&mut nft, rules);
         // Behind ours: counts what arrived.
         nft.run(arrivals()).unwrap();
-        body(Some(Veth { socket, nft, seen: 0, counted: vec![0; rules.len()] }))
+        body(Some(Veth { socket, nft, seen: 0, counted: vec![Sum::default(); rules.len()] }))
     })
     .unwrap()
 }
@@ -85,19 +85,58 @@ fn assert_listable(nft: &mut Nft, rules: &[FlowMatch]) {
     panic!("the table cannot be read back, and each of its rules can: {error}");
 }
 
-/// A table behind ours that counts what arrives.
+/// How long packets may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A table with a chain on either side of ours: `came` counts what arrives, `passed` what ours lets pass.
 pub fn arrivals() -> Vec<Value> {
     let object = |name: &str| json!({ "family": "netdev", "table": "arrivals", "name": name });
-    let mut chain = object("in");
-    let hook = json!({ "type": "filter", "hook": "ingress", "dev": "eq0", "prio": 0, "policy": "accept" });
-    chain.as_object_mut().unwrap().extend(hook.as_object().unwrap().clone());
-    let rule = json!({ "family": "netdev", "table": "arrivals", "chain": "in", "expr": [{ "counter": "seen" }, { "drop": null }] });
-    vec![
-        json!({ "add": { "table": { "family": "netdev", "name": "arrivals" } } }),
-        json!({ "add": { "counter": object("seen") } }),
-        json!({ "add": { "chain": chain } }),
-        json!({ "add": { "rule": rule } }),
-    ]
+    let mut commands = vec![json!({ "add": { "table": { "family": "netdev", "name": "arrivals" } } })];
+    for (name, priority) in [("came", -600), ("passed", 0)] {
+        let mut chain = object(name);
+        let hook = json!({ "type": "filter", "hook": "ingress", "dev": "eq0", "prio": priority, "policy": "accept" });
+        chain.as_object_mut().unwrap().extend(hook.as_object().unwrap().clone());
+        let end = if name == "passed" { vec![json!({ "drop": null })] } else { Vec::new() };
+        let expr = [vec![json!({ "counter": name })], end].concat();
+        let rule = json!({ "family": "netdev", "table": "arrivals", "chain": name, "expr": expr });
+        commands.push(json!({ "add": { "counter": object(name) } }));
+        commands.push(json!({ "add": { "chain": chain } }));
+        commands.push(json!({ "add": { "rule": rule } }));
+    }
+    commands
+}
+
+/// Returns the counters of a table.
+pub fn counters(nft: &mut Nft, table: &str) -> Vec<(String, Sum)> {
+    let listing = nft.run(vec![json!({ "list": { "counters": { "family": "netdev", "table": table } } })]).unwrap();
+    let sum = |counter: &Value| {
+        let number = |name: &str| counter[name].as_u64().unwrap();
+        Sum { packets: number("packets"), bytes: number("bytes") }
+    };
+    let counters = listing.iter().filter_map(|object| object.get("counter"));
+    counters.map(|counter| (counter["name"].as_str().unwrap().to_owned(), sum(counter))).collect()
+}
+
+/// Waits until so many packets came in all; returns how many of them passed our table.
+pub fn wait_for_arrivals(nft: &mut Nft, sent: u64) -> u64 {
+    let begun = Instant::now();
+    let mut look = |name: &str| {
+        let all = counters(nft, "arrivals");
+        all.iter().find(|(own, _)| own == name).unwrap().1.packets
+    };
+    while look("came") != sent {
+        assert!(begun.elapsed() < PATIENCE, "packets were lost on the veth: {} of {sent}", look("came"));
+        thread::sleep(Duration::from_millis(5));
+    }
+    // Listed after the last one came, not with it: it has passed by now, or never will.
+    look("passed")
+}
+
+/// Returns how long nft takes a packet to be: without its Ethernet header, and without the tag that the kernel takes
+/// off before.
+fn length(frame: &[u8]) -> usize {
+    let tagged = matches!(frame.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
+    frame.len() - if tagged { 18 } else { 14 }
 }
 
 impl Veth {
@@ -109,22 +148,23 @@ impl Veth {
         let (exact, wider) = (of(Kind::Exact), of(Kind::Wider));
         (tally.nft, tally.nft_wider) = (tally.nft + exact.len() as u64, tally.nft_wider + wider.len() as u64);
         self.judge(rules, &exact, |found, expected| found == expected);
-        let expected: u64 = met(&wider, rules.len()).iter().sum();
-        let found = self.judge(rules, &wider, |found, expected| found >= expected);
-        tally.nft_beyond += found.iter().sum::<u64>() - expected;
+        let least = |found: Sum, expected: Sum| found.packets >= expected.packets && found.bytes >= expected.bytes;
+        let found = self.judge(rules, &wider, least);
+        let packets = |sums: Vec<Sum>| sums.iter().map(|sum| sum.packets).sum::<u64>();
+        tally.nft_beyond += packets(found) - packets(met(&wider, rules.len(), length));
     }
 
-    fn judge(&mut self, rules: &[FlowMatch], cases: &[&Case], is_right: fn(u64, u64) -> bool) -> Vec<u64> {
-        let expected = met(cases, rules.len());
+    fn judge(&mut self, rules: &[FlowMatch], cases: &[&Case], is_right: fn(Sum, Sum) -> bool) -> Vec<Sum> {
+        let expected = met(cases, rules.len(), length);
         let found = self.count(cases);
         let wrong = (0..rules.len()).find(|rule| !is_right(found[*rule], expected[*rule]));
         let Some(rule) = wrong else { return found };
         for case in cases {
             let found = self.count(&[case])[rule];
-            let expected = u64::from(case.met.contains(&rule));
+            let expected = met(&[case], rules.len(), length)[rule];
             assert!(
                 is_right(found, expected),
-                "nftables, {found} instead of {expected} of `{}` and {:02x?} ({:?}):\n{}",
+                "nftables, {found:?} instead of {expected:?} of `{}` and {:02x?} ({:?}):\n{}",
                 rules[rule],
                 case.frame,
                 case.packet.key,
@@ -132,41 +172,25 @@ impl Veth {
             );
         }
         panic!(
-            "nftables counted {} instead of {} for `{}`, and no packet shows it",
+            "nftables counted {:?} instead of {:?} for `{}`, and no packet shows it",
             found[rule], expected[rule], rules[rule]
         );
     }
 
-    fn count(&mut self, cases: &[&Case]) -> Vec<u64> {
+    fn count(&mut self, cases: &[&Case]) -> Vec<Sum> {
         for case in cases {
             transmit(self.socket.as_raw_fd(), &case.frame);
         }
         self.seen += cases.len() as u64;
-        let begun = Instant::now();
-        while self.counters("arrivals")[0].1 != self.seen {
-            assert!(
-                begun.elapsed() < Duration::from_secs(10),
-                "packets were lost on the veth: {} of {}",
-                self.counters("arrivals")[0].1,
-                self.seen
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
-        let mut counts = vec![0; self.counted.len()];
-        for (name, packets) in self.counters("ftagent") {
+        // Ours counts and drops nothing: what passed was counted.
+        let passed = wait_for_arrivals(&mut self.nft, self.seen);
+        assert_eq!(passed, self.seen, "rules that count drop packets");
+        let mut counts = vec![Sum::default(); self.counted.len()];
+        for (name, sum) in counters(&mut self.nft, "ftagent") {
             let Some(rule) = name.strip_prefix("matched").and_then(|id| id.parse::<usize>().ok()) else { continue };
-            counts[rule] = packets - std::mem::replace(&mut self.counted[rule], packets);
+            counts[rule] = sum.since(&mut self.counted[rule]);
         }
         counts
-    }
-
-    fn counters(&mut self, table: &str) -> Vec<(String, u64)> {
-        let listing =
-            self.nft.run(vec![json!({ "list": { "counters": { "family": "netdev", "table": table } } })]).unwrap();
-        let counters = listing.iter().filter_map(|object| object.get("counter"));
-        counters
-            .map(|counter| (counter["name"].as_str().unwrap().to_owned(), counter["packets"].as_u64().unwrap()))
-            .collect()
     }
 }
 

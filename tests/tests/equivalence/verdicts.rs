@@ -14,19 +14,14 @@ use ftagent::{
     rule::{Action, Origin, Rule},
 };
 use ftagent_common::{TrafficClass, reason::verdict};
-use ftagent_tests::{
-    require_root,
-    sandbox::{Sandbox, skip},
-    traffic::packet_socket,
-};
+use ftagent_tests::{peers::need, require_root, sandbox::Sandbox, traffic::packet_socket};
 use ipnet::IpNet;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
 use super::{
     draw,
-    nft::{Kind, arrivals, kind, transmit},
+    nft::{Kind, arrivals, kind, transmit, wait_for_arrivals},
 };
 
 const FRAMES: usize = 4000;
@@ -34,8 +29,8 @@ const FRAMES: usize = 4000;
 #[test]
 fn allow_and_block_lists_stand_above_the_rules_of_every_plane() {
     require_root!();
-    if !std::path::Path::new("/usr/sbin/nft").exists() {
-        return skip("verdicts of the planes", "there is no nft: `cargo xtask setup` installs it");
+    if !need("verdicts of the planes", &["nft"]) {
+        return;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let rules: Vec<Placed> = (0..60u8)
@@ -78,13 +73,11 @@ fn allow_and_block_lists_stand_above_the_rules_of_every_plane() {
         assert_eq!(table.refused(), []);
         let mut nft = Nft::default();
         nft.run(arrivals()).unwrap();
-        let mut passed = 0;
+        let (mut sent, mut passed) = (0, 0);
         let mut count = |frames: &[&Vec<u8>]| {
             frames.iter().for_each(|frame| transmit(socket.as_raw_fd(), frame));
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            let listing =
-                nft.run(vec![json!({ "list": { "counters": { "family": "netdev", "table": "arrivals" } } })]).unwrap();
-            let now = listing.iter().find_map(|object| object.pointer("/counter/packets")?.as_u64()).unwrap();
+            sent += frames.len() as u64;
+            let now = wait_for_arrivals(&mut nft, sent);
             now - std::mem::replace(&mut passed, now)
         };
         for (frames, passes) in frames.chunks(200).zip(passes.chunks(200)) {
