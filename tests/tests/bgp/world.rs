@@ -13,7 +13,7 @@ use std::{
 use ftagent::config::{Bgp, Config};
 use ftagent_tests::{
     peers,
-    sandbox::{Process, Sandbox, skip},
+    sandbox::{Process, Sandbox},
 };
 use tempfile::TempDir;
 
@@ -44,6 +44,7 @@ pub struct World<'a> {
     pub wire: Wire,
     sandbox: &'a Sandbox,
     daemon: Option<Process>,
+    /// Configurations, and what the programs write.
     dir: TempDir,
     _neighbours: Vec<Process>,
 }
@@ -51,12 +52,9 @@ pub struct World<'a> {
 /// Runs a test among daemons; skips it where one is missing.
 pub fn within(kind: Kind, body: impl FnOnce(&mut World<'_>) + Send) {
     let own = if kind == Kind::GoBgp { "gobgpd" } else { "exabgp" };
-    for name in [own, "gobgpd", "gobgp", "bird", "birdc"] {
-        if peers::program(name).is_none() {
-            return skip("routes through BGP daemons", &format!("{name} is not there: `cargo xtask setup`"));
-        }
+    if peers::need("routes through BGP daemons", &[own, "gobgpd", "gobgp", "bird", "birdc"]) {
+        Sandbox::run(|sandbox| body(&mut World::start(sandbox, kind))).unwrap();
     }
-    Sandbox::run(|sandbox| body(&mut World::start(sandbox, kind))).unwrap();
 }
 
 /// Waits for something; where it does not come, says what there is instead.
@@ -86,8 +84,8 @@ impl<'a> World<'a> {
         .unwrap();
         fs::write(dir.path().join("exabgp.conf"), exabgp()).unwrap();
         let neighbours = vec![
-            spawn(sandbox, gobgpd_command(&dir, "peer.toml", GOBGP)),
-            spawn(sandbox, {
+            spawn(sandbox, &dir, "peer", gobgpd_command(&dir, "peer.toml", GOBGP)),
+            spawn(sandbox, &dir, "bird", {
                 let mut bird = peers::program("bird").unwrap();
                 bird.arg("-f").arg("-c").arg(dir.path().join("bird.conf")).arg("-s").arg(dir.path().join("bird.ctl"));
                 bird
@@ -161,7 +159,7 @@ impl<'a> World<'a> {
                 exabgp
             }
         };
-        self.daemon = Some(spawn(self.sandbox, command));
+        self.daemon = Some(spawn(self.sandbox, &self.dir, "daemon", command));
     }
 
     /// Kills it, as the kernel does when memory is short.
@@ -200,9 +198,23 @@ impl<'a> World<'a> {
     }
 }
 
-fn spawn(sandbox: &Sandbox, mut command: Command) -> Process {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+/// Starts a program that writes to a log of its name, which goes on over restarts.
+fn spawn(sandbox: &Sandbox, dir: &TempDir, name: &str, mut command: Command) -> Process {
+    let log = fs::File::options().create(true).append(true).open(dir.path().join(name).with_extension("log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     sandbox.spawn(command).unwrap()
+}
+
+impl Drop for World<'_> {
+    /// Where the test fails, what the programs wrote tells why.
+    fn drop(&mut self) {
+        for name in ["daemon", "peer", "bird"].iter().filter(|_| std::thread::panicking()) {
+            let log = fs::read_to_string(self.dir.path().join(name).with_extension("log")).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(200).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            eprintln!("--- the end of what {name} wrote\n{}", last.join("\n"));
+        }
+    }
 }
 
 fn said(command: &mut Command) -> (bool, String) {
