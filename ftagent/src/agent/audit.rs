@@ -216,6 +216,7 @@ impl Agent {
 /// # Errors
 /// Where its thread cannot be started.
 pub(super) fn open(config: &Config) -> Result<AuditLog> {
+    let cut = audit::read::without_end(&audit::dir(&config.paths.state)).ok().flatten();
     let log = AuditLog::start(&config.paths.state, &config.audit, || {
         if let Err(error) = crate::privileges::keep_for_audit() {
             warn!(%error, "The thread of the audit log could not drop its capabilities.");
@@ -223,10 +224,16 @@ pub(super) fn open(config: &Config) -> Result<AuditLog> {
     })?;
     let now = values(config);
     let text = serde_json::to_vec(&now).unwrap_or_default();
-    log.after(Entry::new("daemon.start", env!("CARGO_PKG_VERSION")).now(json!({
-        "pid": std::process::id(),
-        "config_sha256": sha256(&text),
-    })));
+    let start = Entry::new("daemon.start", env!("CARGO_PKG_VERSION"));
+    let start = start.now(json!({ "pid": std::process::id(), "config_sha256": sha256(&text) }));
+    log.after(match cut {
+        Some(last) => {
+            let why =
+                "the life before wrote no end: it was killed or its disk failed, and what it did last may not be here";
+            start.because(why).was(json!({ "seq": last.seq, "time": last.time }))
+        }
+        None => start,
+    });
     if let Some(remembered) = log.dir().and_then(Remembered::load) {
         changed(&log, remembered.changes(&now), "changed while no daemon ran", Actor::DAEMON);
     }

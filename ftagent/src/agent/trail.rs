@@ -17,13 +17,17 @@ use crate::{
         Event, Incident,
         mitigate::{Phase, RuleReport, memory},
     },
-    record::audit::{AuditLog, Entry, Outcome},
+    record::audit::{Actor, ActorKind, AuditLog, Entry, Outcome},
     rule::{Action, Origin},
     serve::protocol::{GuardStatus, TripwireStatus},
 };
 
 /// How long a rule that is gone waits for the incident to say why.
 const EXPLAINED: Duration = Duration::from_secs(3);
+/// So the core begins when it says that it found no rule, once for each change of the reason …
+const NO_RULE: &str = "no safe rule";
+/// … and so the ladder, when what it asked for was taken back where it was, and not by it.
+const TAKEN_BACK: &str = "taken back by hand";
 
 /// What was there at the last look.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub(super) struct Trail {
     gone: Vec<(Live, Instant)>,
     guard: Armed,
     thinned: BTreeSet<String>,
-    policed: usize,
+    policed: BTreeSet<String>,
 }
 
 /// Where the guard is armed.
@@ -75,7 +79,7 @@ impl Trail {
             gone: Vec::new(),
             guard: Armed::default(),
             thinned: BTreeSet::new(),
-            policed: 0,
+            policed: BTreeSet::new(),
         }
     }
 
@@ -95,10 +99,14 @@ impl Trail {
                 let evidence = incident.and_then(|incident| incident.findings.first());
                 about("incident.open", id).because(evidence.map_or("", |finding| finding.evidence.line.as_str()))
             }
+            Event::Changed { id, what } if what.starts_with(NO_RULE) => {
+                about("rule.refuse", id).because(what.as_str()).with(Outcome::Refused)
+            }
             Event::Changed { id, what } => about("incident.change", id).because(what.as_str()),
             Event::Closed { id } => about("incident.close", id),
             Event::Ladder { id, rung, turn, what } => {
                 let entry = Entry::new(&format!("ladder.{}", turn.as_str()), rung.as_str()).because(what.as_str());
+                let entry = if what.starts_with(TAKEN_BACK) { entry.by(upstream(rung)) } else { entry };
                 if id.is_empty() { entry } else { entry.about(id.as_str()) }
             }
             Event::Notice { what } => Entry::new("notice", "").because(what.as_str()),
@@ -204,12 +212,20 @@ impl Trail {
             self.log.after(Entry::new("class.restore", class.as_str()));
         }
         self.thinned = status.thinned.keys().cloned().collect();
-        if status.policed != self.policed {
-            let (was, now) = (json!({ "classes": self.policed }), json!({ "classes": status.policed }));
-            self.log.after(Entry::new("class.police", "").was(was).now(now));
-            self.policed = status.policed;
+        // Of those that are thinned there are lines already.
+        let policed: BTreeSet<String> = status.classes.difference(&self.thinned).cloned().collect();
+        if policed != self.policed {
+            let changed: Vec<&str> = policed.symmetric_difference(&self.policed).map(String::as_str).collect();
+            let (was, now) = (json!({ "classes": self.policed }), json!({ "classes": policed }));
+            self.log.after(Entry::new("class.police", changed.join(", ")).was(was).now(now));
+            self.policed = policed;
         }
     }
+}
+
+/// Whoever is at the other end of a rung.
+fn upstream(rung: &str) -> Actor {
+    Actor { kind: ActorKind::Provider, uid: None, login: Some(rung.to_owned()) }
 }
 
 fn entry(action: &str, live: &Live) -> Entry {
@@ -240,4 +256,103 @@ fn summary(incident: &Incident) -> Value {
         "pps": incident.pps, "bps": incident.bps, "peak_pps": incident.peak_pps, "peak_bps": incident.peak_bps,
         "packets": incident.packets, "bytes": incident.bytes, "rules": incident.rules.len(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config,
+        decide::{Now, Vector, ladder::Turn},
+        record::audit::{self, read},
+    };
+
+    /// What is told becomes these lines: actor, action, subject, result.
+    fn told(tell: impl FnOnce(&mut Trail)) -> Vec<(String, String, String, &'static str)> {
+        let state = tempfile::tempdir().unwrap();
+        let rules = audit_rules();
+        let log = AuditLog::start(state.path(), &rules, || {}).unwrap();
+        tell(&mut Trail::new(log.clone()));
+        log.stop();
+        let mut reader = read::Reader::new(&audit::dir(state.path()), read::Wanted::default());
+        let lines = reader.next(usize::MAX).unwrap().into_iter().map(|(_, line)| {
+            let actor = line.actor.map_or(String::new(), |actor| {
+                actor.login.map_or(actor.kind.as_str().to_owned(), |name| format!("{} {name}", actor.kind.as_str()))
+            });
+            (actor, line.action, line.subject, line.result.map_or("", Outcome::as_str))
+        });
+        lines.collect()
+    }
+
+    fn audit_rules() -> crate::config::Audit {
+        crate::config::Audit { append_only: false, ..Config::default().audit }
+    }
+
+    fn line(actor: &str, action: &str, subject: &str, result: &'static str) -> (String, String, String, &'static str) {
+        (actor.to_owned(), action.to_owned(), subject.to_owned(), result)
+    }
+
+    #[test]
+    fn what_the_core_says_in_words_is_known_by_them() {
+        let synthesis = include_str!("../decide/synthesis/mod.rs");
+        assert!(synthesis.contains(&format!("format!(\"{NO_RULE} for ")), "the core says it otherwise");
+        let climb = include_str!("../decide/ladder/climb.rs");
+        assert!(climb.contains(&format!("format!(\"{TAKEN_BACK}, ")), "the ladder says it otherwise");
+    }
+
+    #[test]
+    fn a_search_without_a_rule_and_what_others_took_back_have_lines_of_their_own() {
+        let incident = Incident::new("i-1".to_owned(), Vector::UdpFlood, Now::default(), Now::default());
+        let changed = |what: &str| Event::Changed { id: "i-1".to_owned(), what: what.to_owned() };
+        let ladder = |what: &str| Event::Ladder {
+            id: "i-1".to_owned(),
+            rung: "ovh".to_owned(),
+            turn: Turn::Stopped,
+            what: what.to_owned(),
+        };
+        let lines = told(|trail| {
+            for event in [
+                changed("no safe rule for UDP: only 3 clean flows are known yet"),
+                changed("rule 1 enforced: udp sport 123"),
+                ladder("taken back by hand, and left so for the rest of the attack: divert 192.0.2.0/24"),
+                ladder("denied by ann(1000)"),
+            ] {
+                trail.event(&event, Some(&incident));
+            }
+        });
+        let wanted = [
+            line("daemon", "rule.refuse", "udp_flood", "refused"),
+            line("daemon", "incident.change", "udp_flood", "done"),
+            line("provider ovh", "ladder.stopped", "ovh", "done"),
+            line("daemon", "ladder.stopped", "ovh", "done"),
+        ];
+        assert_eq!(lines, wanted);
+    }
+
+    #[test]
+    fn classes_that_are_policed_are_named_and_those_that_are_thinned_once() {
+        let status = |classes: &[&str], thinned: &[&str]| TripwireStatus {
+            policed: classes.len(),
+            classes: classes.iter().map(|&name| name.to_owned()).collect(),
+            thinned: thinned.iter().map(|&name| (name.to_owned(), 250.0)).collect(),
+            early_ticks: 0,
+        };
+        let lines = told(|trail| {
+            for (classes, thinned) in [
+                (&["malformed", "udp_src_memcached"][..], &[][..]),
+                (&["malformed", "udp_src_memcached"], &[]),
+                (&["malformed", "udp_small", "udp_src_memcached"], &["udp_small"]),
+                (&["malformed"], &[]),
+            ] {
+                trail.tripwire(&status(classes, thinned));
+            }
+        });
+        let wanted = [
+            line("daemon", "class.police", "malformed, udp_src_memcached", "done"),
+            line("daemon", "class.thin", "udp_small", "done"),
+            line("daemon", "class.restore", "udp_small", "done"),
+            line("daemon", "class.police", "udp_src_memcached", "done"),
+        ];
+        assert_eq!(lines, wanted);
+    }
 }

@@ -1,5 +1,9 @@
 //! The tripwire in the running daemon: what is decided is in force before the tick is over.
 
+use std::collections::BTreeSet;
+
+use ftagent_common::TrafficClass;
+
 use super::mitigator::Beat;
 use crate::{
     act::tripwire::TripwireDriver,
@@ -41,8 +45,12 @@ impl Trap {
 
     /// Returns what is held, for people. Early ticks are not known here.
     pub(super) fn status(decider: &Decider) -> TripwireStatus {
+        let all = TrafficClass::ALL.into_iter().zip(decider.ceilings().0);
+        let policed = all.filter(|(_, ceiling)| ceiling.police.is_some());
+        let classes: BTreeSet<String> = policed.map(|(class, _)| class.as_str().to_owned()).collect();
         TripwireStatus {
-            policed: decider.ceilings().0.iter().filter(|ceiling| ceiling.police.is_some()).count(),
+            policed: classes.len(),
+            classes,
             thinned: decider.thinned().iter().map(|(class, pps)| (class.as_str().to_owned(), *pps)).collect(),
             early_ticks: 0,
         }
@@ -51,8 +59,6 @@ impl Trap {
 
 #[cfg(test)]
 mod tests {
-    use ftagent_common::TrafficClass;
-
     use super::*;
     use crate::decide::{Counts, Now, Settings, Tick, mitigate::Mode};
 
@@ -75,7 +81,10 @@ mod tests {
                     rules: &[],
                 });
             }
-            assert_eq!(Trap::status(&decider).policed, wanted, "{mode:?}");
+            let status = Trap::status(&decider);
+            assert_eq!((status.policed, status.classes.len()), (wanted, wanted), "{mode:?}");
+            let named = |name: &String| TrafficClass::from_name(name).is_some_and(TrafficClass::is_no_business);
+            assert!(status.classes.iter().all(named), "{status:?}");
         }
     }
 }

@@ -285,7 +285,7 @@ mod tests {
         let cases = [
             (&calm, "tripwire: 21 classes policed, none thinned; 1 early tick since the start\n"),
             (
-                &TripwireStatus { policed: 1, thinned, early_ticks: 3 },
+                &TripwireStatus { policed: 1, thinned, early_ticks: 3, ..TripwireStatus::default() },
                 "tripwire: 1 class policed, thinned udp_small to 2.50 kpps; 3 early ticks since the start\n",
             ),
         ];

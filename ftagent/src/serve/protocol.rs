@@ -312,6 +312,9 @@ pub struct Status {
 pub struct TripwireStatus {
     /// Classes of which what is too much is dropped now, thinned ones included.
     pub policed: usize,
+    /// Their names.
+    #[serde(default)]
+    pub classes: BTreeSet<String>,
     /// Classes that are thinned now, because there is no safe rule, each with the packets a second that
     /// it keeps.
     pub thinned: BTreeMap<String, f64>,

@@ -7,19 +7,22 @@ use ftagent_tests::{
     daemon::{Daemon, PATIENCE, wait_for},
     require_root,
     sandbox::{Sandbox, skip},
+    traffic::{Flood, vectors},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::guard::Flooding;
+
 const SECTIONS: &str = "[services]\ndetect = false\n";
 
 /// Returns the lines that are kept, checkpoints left out.
-fn lines(daemon: &Daemon, more: &[&str]) -> Vec<Value> {
+pub(super) fn lines(daemon: &Daemon, more: &[&str]) -> Vec<Value> {
     let args = [&["audit", "show", "--json", "--limit", "10000"], more].concat();
     daemon.ok(&args).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn text<'a>(line: &'a Value, name: &str) -> &'a str {
+pub(super) fn text<'a>(line: &'a Value, name: &str) -> &'a str {
     line[name].as_str().unwrap_or_default()
 }
 
@@ -33,7 +36,7 @@ fn segments(daemon: &Daemon) -> Vec<PathBuf> {
 }
 
 /// Runs `audit verify`, and returns whether it is content and what is wrong.
-fn verify(daemon: &Daemon, more: &[&str]) -> (bool, Option<Value>) {
+pub(super) fn verify(daemon: &Daemon, more: &[&str]) -> (bool, Option<Value>) {
     let args = [&["audit", "verify", "--json"], more].concat();
     let output = daemon.cli(&args).unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
@@ -193,6 +196,37 @@ fn a_log_that_was_changed_or_cut_short_is_said_at_the_next_start() {
         let (valid, fault) = verify(&daemon, &[kept.to_str().unwrap()]);
         assert!(!valid && fault.as_ref().unwrap()["line"].as_u64() > Some(1), "{fault:?}");
         assert!(verify(&daemon, &[]).0);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_search_that_finds_no_safe_rule_is_in_the_log_once_and_policed_classes_by_name() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let sections = format!("{SECTIONS}[learning]\ntrust_after = \"2s\"\n[mitigation]\nmode = \"enforce\"\n");
+        let mut daemon = Daemon::start(sandbox, &["wan0"], &sections).unwrap();
+        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
+        // Nothing is known of clean traffic, and customers may have such answers.
+        let flood = vectors::find("ntp_amplification").unwrap().flood(&vectors::Link::to_here(&veth, false));
+        let flooding = Flooding::begin(sandbox, &veth, Flood { pps: Some(20_000), ..flood });
+        let refused = || Some(lines(&daemon, &["--action", "rule.refuse"])).filter(|found| !found.is_empty());
+        let first = wait_for("the line", PATIENCE, refused).unwrap().remove(0);
+        assert!(text(&first, "reason").starts_with("no safe rule for UDP: "), "{first}");
+        assert_eq!((text(&first, "result"), text(&first["actor"], "kind")), ("refused", "daemon"));
+        let opened = lines(&daemon, &["--action", "incident.open"]).remove(0);
+        assert_eq!(text(&first, "incident"), text(&opened, "incident"));
+        // It searches again and again, and finds the same.
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        let reasons = refused().unwrap();
+        assert_eq!(reasons.len(), 1, "{reasons:#?}");
+        flooding.end();
+        let policed = lines(&daemon, &["--action", "class.police"]).remove(0);
+        assert!(text(&policed, "subject").contains("udp_src_memcached"), "{policed}");
+        assert!(policed["after"]["classes"].as_array().unwrap().len() > 5, "{policed}");
+        daemon.terminate().unwrap();
+        assert_eq!(verify(&daemon, &[]), (true, None));
     })
     .unwrap();
 }

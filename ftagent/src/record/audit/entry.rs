@@ -35,9 +35,10 @@ pub enum ActorKind {
     Daemon,
     /// A person, or a program of theirs, through the control socket, a signal or the command line.
     Operator,
-    /// The fleet that this node belongs to.
+    /// The fleet that this node belongs to; nothing writes it yet.
     Fleet,
-    /// A provider upstream.
+    /// The other end of a rung, a provider's say: what was taken back there. What the daemon asks of it is the daemon's
+    /// act.
     Provider,
 }
 

@@ -162,6 +162,37 @@ impl Reader {
     }
 }
 
+/// Lines of the daemon behind its last one at most: of threads that were slower than the one that ended it.
+const STRAGGLERS: usize = 256;
+
+/// Returns the last line of a daemon that did not get to write its end: it was killed, or its disk failed.
+/// `None` where the last one did, or there is none.
+///
+/// # Errors
+/// Where the log cannot be read.
+pub fn without_end(dir: &Path) -> Result<Option<Shown>, AuditError> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let (mut last, mut looked) = (None, 0);
+    for path in segments::list(dir)?.iter().rev() {
+        let bytes = std::fs::read(path).map_err(|source| AuditError::io("reading", path, source))?;
+        let lines = bytes.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Shown>(line).ok());
+        // Operators read captures without a daemon too.
+        let own = |line: &Shown| line.actor.as_ref().is_some_and(|actor| actor.kind == super::ActorKind::Daemon);
+        for line in lines.filter(own) {
+            looked += 1;
+            match line.action.as_str() {
+                "daemon.stop" => return Ok(None),
+                "daemon.start" => return Ok(last.or(Some(line))),
+                _ if looked > STRAGGLERS => return Ok(last),
+                _ => last = last.or(Some(line)),
+            }
+        }
+    }
+    Ok(last)
+}
+
 /// Returns the latest checkpoint of a log, for keeping elsewhere.
 ///
 /// # Errors

@@ -167,3 +167,36 @@ fn age_removes_files_and_the_log_says_so() {
         (report.first, before.len() - 1)
     );
 }
+
+#[test]
+fn a_life_that_wrote_no_end_is_known_by_the_next() {
+    let last = |actions: &[(&str, bool)]| {
+        let state = tempfile::tempdir().unwrap();
+        let dir = dir(state.path());
+        assert!(read::without_end(&dir).unwrap().is_none(), "there is none yet");
+        let (mut chain, _) = Chain::open(&dir, rules()).unwrap();
+        for (action, own) in actions {
+            let entry = Entry::new(action, "");
+            let entry = if *own { entry } else { entry.by(Actor::operator(0, "root")) };
+            chain.append(&Stamped::new(entry, false));
+        }
+        chain.flush().unwrap();
+        read::without_end(&dir).unwrap().map(|line| line.action)
+    };
+    let (start, stop, rule) = (("daemon.start", true), ("daemon.stop", true), ("rule.add", true));
+    let export = ("capture.export", false);
+    let many = [&[start, rule, stop][..], &[rule; 300]].concat();
+    let cases: [(&[(&str, bool)], Option<&str>); 8] = [
+        (&[], None),
+        (&[start, rule, stop], None),
+        (&[start, rule, stop, rule], None),
+        (&[start, stop, export, export], None),
+        (&[start], Some("daemon.start")),
+        (&[start, rule, export], Some("rule.add")),
+        (&[start, stop, start, rule], Some("rule.add")),
+        (&many, Some("rule.add")),
+    ];
+    for (actions, wanted) in cases {
+        assert_eq!(last(actions).as_deref(), wanted, "{actions:?}");
+    }
+}
