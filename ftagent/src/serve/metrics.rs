@@ -74,7 +74,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 53] = [
+pub const METRICS: [(&str, &str); 54] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -165,6 +165,11 @@ pub const METRICS: [(&str, &str); 53] = [
     ),
     ("ftagent_capture_ring_bytes", "Memory that the last seconds of samples take, about."),
     ("ftagent_capture_disk_bytes", "What captures take on disk."),
+    (
+        "ftagent_indicator_hits_total",
+        "Samples of incidents that matched a pattern of the library since the daemon started, by pattern; `custom`: those of \
+         operators' own files.",
+    ),
     (
         "ftagent_alerts_total",
         "Alerts that were done with since the daemon started, by sink and result: delivered, digested (delivered in one \

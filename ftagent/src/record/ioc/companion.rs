@@ -83,6 +83,11 @@ impl Companion for Collector {
         self.extraction.hello(captured);
     }
 
+    fn hits(&self) -> Vec<(String, u64)> {
+        // Names of operators' own patterns are one.
+        self.extraction.hits().map(|(name, samples)| (name.to_owned(), samples)).collect()
+    }
+
     fn finish(&mut self, incident: &Incident) -> io::Result<()> {
         save(&self.dir, &self.extraction.report(incident))
     }

@@ -21,10 +21,12 @@ pub mod retention;
 mod ring;
 pub mod status;
 pub mod store;
+mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -89,6 +91,11 @@ pub trait Companion: Send {
 
     /// Takes a sampled TLS ClientHello, as long as it is. It is not kept in the capture.
     fn hello(&mut self, _captured: &Captured) {}
+
+    /// Returns how many samples matched which pattern so far, by what it is called in metrics.
+    fn hits(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
 
     /// It is over, or the daemon ends; `incident` is as it was last.
     ///
@@ -289,6 +296,7 @@ struct Recorder {
     /// What finished captures add to the totals.
     written: u64,
     lost: Lost,
+    hits: BTreeMap<String, u64>,
     tape_lost: (u64, u64),
     disk_bytes: u64,
     sweep_trouble: Option<String>,
@@ -311,6 +319,7 @@ impl Recorder {
             now_ns: 0,
             written: 0,
             lost: Lost::default(),
+            hits: BTreeMap::new(),
             tape_lost: (0, 0),
             disk_bytes: 0,
             sweep_trouble: None,
@@ -320,9 +329,6 @@ impl Recorder {
 
     /// Finishes what an earlier life left, and removes what is too old.
     fn begin(&mut self) {
-        for id in store::finish_interrupted(&self.root) {
-            info!(capture = %id, "A capture that an earlier life of the daemon left open was finished.");
-        }
         self.sweep();
         self.publish();
     }
@@ -365,7 +371,7 @@ impl Recorder {
                     }
                 }
                 // One of an earlier life that goes on.
-                Event::Changed { id, .. } if !self.open.iter().any(|recording| recording.plan.id == *id) => {
+                Event::Changed { id, .. } if !self.has(id) => {
                     if let Some(incident) = interrupted(&self.root, id) {
                         self.capture(incident);
                     }
@@ -379,6 +385,12 @@ impl Recorder {
                 Event::Changed { .. } | Event::Ladder { .. } | Event::Notice { .. } => {}
             }
         }
+    }
+
+    /// Returns whether a capture is of this life, and not complete yet.
+    fn has(&self, id: &str) -> bool {
+        let late = self.unfinished.iter().map(|(recording, _)| recording);
+        self.open.iter().chain(late).any(|recording| recording.plan.id == id)
     }
 
     fn capture(&mut self, incident: Incident) {
@@ -468,8 +480,7 @@ impl Recorder {
             capture = %facts.id, packets = facts.written, bytes = recording.bytes(), lost = facts.lost_total(),
             "A capture is complete."
         );
-        self.written += recording.written();
-        self.lost.add(&facts.lost);
+        self.add(recording);
     }
 
     /// Takes in what was lost on the way here: totals since the start.
@@ -516,6 +527,7 @@ impl Recorder {
     fn begin_again(&mut self, number: usize) {
         let old = self.open.swap_remove(number);
         warn!(capture = %old.plan.id, "The directory of a capture was removed while it was written; it begins anew.");
+        self.add(&old);
         self.begin_recording(old.plan, old.until_ns);
     }
 
@@ -525,6 +537,7 @@ impl Recorder {
                 Ok(()) => self.finished(&recording),
                 Err(error) if self.beats.saturating_sub(since) >= GIVE_UP => {
                     error!(capture = %recording.plan.id, %error, "The end of a capture is lost: the disk did not take it.");
+                    self.add(&recording);
                 }
                 Err(_) => self.unfinished.push((recording, since)),
             }
@@ -544,7 +557,12 @@ impl Recorder {
     }
 
     fn sweep(&mut self) {
-        let busy: Vec<&str> = self.open.iter().map(|recording| recording.plan.id.as_str()).collect();
+        let late = self.unfinished.iter().map(|(recording, _)| recording);
+        let busy: Vec<&str> = self.open.iter().chain(late).map(|recording| recording.plan.id.as_str()).collect();
+        // At the start the disk may have been full.
+        for id in store::finish_interrupted(&self.root, &busy) {
+            info!(capture = %id, "A capture that an earlier life of the daemon left open was finished.");
+        }
         let swept = retention::sweep(&self.root, &self.settings, clock::unix_ms(), &busy);
         for id in &swept.removed {
             info!(capture = %id, "A capture was removed: it was too old, or there was too little room.");
@@ -552,47 +570,13 @@ impl Recorder {
         self.disk_bytes = swept.bytes;
         self.sweep_trouble = swept.trouble;
     }
-
-    /// Says how things are, and that something does not work when that begins and ends.
-    fn publish(&mut self) {
-        let all = || self.open.iter().chain(self.unfinished.iter().map(|(recording, _)| recording));
-        let mut status = CaptureStatus {
-            ring_bytes: self.ring.bytes() as u64,
-            ring_s: self.ring.seconds(),
-            disk_bytes: self.disk_bytes,
-            written: self.written,
-            lost: self.lost,
-            lost_ticks: self.tape_lost.0,
-            recordings: Vec::new(),
-            trouble: all().find_map(|recording| recording.trouble.clone()).or(self.sweep_trouble.clone()),
-        };
-        for recording in all() {
-            status.written += recording.written();
-            status.lost.add(&recording.loss());
-            status.disk_bytes += recording.bytes();
-        }
-        let shown = |recording: &Recording| RecordingStatus {
-            id: recording.plan.id.clone(),
-            matches: recording.plan.matches.as_ref().map(ToString::to_string),
-            since_ms: recording.begun_ms(),
-            bytes: recording.bytes(),
-            packets: recording.written(),
-        };
-        status.recordings = self.open.iter().map(shown).collect();
-        match &status.trouble {
-            Some(trouble) if !self.told => warn!("{trouble}"),
-            None if self.told => info!("Captures are written again."),
-            _ => {}
-        }
-        self.told = status.trouble.is_some();
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
 }
 
-/// Returns the incident of a capture that an earlier life of the daemon did not end.
+/// Returns the incident of a capture that an earlier life of the daemon did not end, and this one has none of. It is
+/// still open where the disk did not take its end at the start.
 fn interrupted(root: &Path, id: &str) -> Option<Incident> {
     let opened = Opened::new(root, id).ok()?;
     opened.file(CAPTURE).ok()?;
     let meta = opened.meta().ok()?;
-    (meta.kind == Kind::Incident && meta.status == Status::Interrupted).then_some(meta.incident)?
+    (meta.kind == Kind::Incident && meta.status != Status::Closed).then_some(meta.incident)?
 }

@@ -86,6 +86,8 @@ pub struct Recording {
     names: Names,
     clock: Clock,
     companions: Vec<Box<dyn Companion>>,
+    /// What those found that have finished.
+    hits: Vec<(String, u64)>,
     begun: bool,
     counts: Counts,
     earlier: Option<Meta>,
@@ -164,6 +166,7 @@ impl Recording {
             names: before.names.clone(),
             clock: Clock(before.at.map(|(unix_ns, mono_ns)| i128::from(unix_ns) - i128::from(mono_ns))),
             companions: Vec::new(),
+            hits: Vec::new(),
             begun: false,
             counts: Counts {
                 classes: vec![ClassCounts::default(); PLACES],
@@ -249,7 +252,7 @@ impl Recording {
     ) -> io::Result<()> {
         let dir = store::make(&self.root, &self.plan.id)?;
         if !self.made {
-            self.earlier = Opened::new(&self.root, &self.plan.id)?.meta().ok();
+            self.earlier = store::earlier(&self.root, &self.plan.id);
             self.made = true;
         }
         self.write()?;
@@ -458,6 +461,7 @@ impl Recording {
         self.write()?;
         self.frames.sync()?;
         if let Some(incident) = &self.plan.incident {
+            self.hits.extend(self.companions.iter().flat_map(|companion| companion.hits()));
             for mut companion in self.companions.drain(..) {
                 if let Err(error) = companion.finish(incident) {
                     self.meta.notes.push(format!("not everything about it could be written: {error}"));
@@ -545,6 +549,12 @@ impl Recording {
     /// Returns the packets in the file.
     pub const fn written(&self) -> u64 {
         self.counts.written
+    }
+
+    /// Returns how many samples matched which pattern.
+    pub fn hits(&self) -> Vec<(String, u64)> {
+        let now = self.companions.iter().flat_map(|companion| companion.hits());
+        self.hits.iter().cloned().chain(now).collect()
     }
 
     /// Returns when it began, milliseconds since 1970.

@@ -1,5 +1,7 @@
 //! What surfaces show of the recorder.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::meta::Lost;
@@ -23,6 +25,9 @@ pub struct CaptureStatus {
     pub lost_ticks: u64,
     /// What is being written.
     pub recordings: Vec<RecordingStatus>,
+    /// Samples of incidents that matched a pattern since the start, by what it is called in metrics.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hits: BTreeMap<String, u64>,
     /// What does not work, in words.
     pub trouble: Option<String>,
 }

@@ -219,21 +219,43 @@ pub fn find(root: &Path, name: &str) -> Result<Opened, String> {
     }
 }
 
-/// Finishes what an earlier life of the daemon left open, and returns the captures that it was.
-pub fn finish_interrupted(root: &Path) -> Vec<String> {
+/// Finishes what an earlier life of the daemon left open, and returns the captures that it was; `busy` are those of
+/// this life.
+pub fn finish_interrupted(root: &Path, busy: &[&str]) -> Vec<String> {
     let entries = list(root).unwrap_or_default();
-    let open = entries.into_iter().filter(|entry| entry.meta.as_ref().is_none_or(|meta| meta.status == Status::Open));
+    let left = |entry: &Entry| entry.meta.as_ref().is_none_or(|meta| meta.status == Status::Open);
+    let open = entries.into_iter().filter(|entry| left(entry) && !busy.contains(&entry.id.as_str()));
     open.filter_map(|entry| finish(root, entry).ok().flatten()).collect()
 }
 
 fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
     let Entry { id, changed_ms, meta, .. } = entry;
     let opened = Opened::new(root, &id)?;
-    let unknown = meta.is_none();
-    if unknown && opened.file(META).is_ok() {
+    if meta.is_none() && opened.file(META).is_ok() {
         // It is another version's, or damaged: not ours to write over.
         return Ok(None);
     }
+    let mut meta = settle(root, &opened, meta, changed_ms)?;
+    meta.files = facts(&root.join(&id), &opened, &[]);
+    meta.save(&root.join(&id))?;
+    Ok(Some(id))
+}
+
+/// Returns what an earlier life knew of a capture with which this one goes on. Nothing of it need be written: where
+/// the disk was full at the start, it is still as that life left it.
+pub fn earlier(root: &Path, id: &str) -> Option<Meta> {
+    let opened = Opened::new(root, id).ok()?;
+    let meta = opened.meta().ok()?;
+    if meta.status != Status::Open {
+        return Some(meta);
+    }
+    let changed_ms = entry(root, id).ok()?.changed_ms;
+    settle(root, &opened, Some(meta), changed_ms).ok()
+}
+
+/// Takes half a frame off the end of a capture that was cut short, and counts what is in it.
+fn settle(root: &Path, opened: &Opened, meta: Option<Meta>, changed_ms: i64) -> io::Result<Meta> {
+    let (id, unknown) = (&opened.id, meta.is_none());
     let mut meta = meta.unwrap_or_else(|| Meta { begun_ms: changed_ms, id: id.clone(), ..Meta::default() });
     meta.format = FORMAT;
     meta.status = Status::Interrupted;
@@ -245,7 +267,7 @@ fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
         };
         let found = survey(io::BufReader::new(file), count)?;
         if found.torn {
-            File::options().write(true).open(root.join(&id).join(CAPTURE))?.set_len(found.good)?;
+            File::options().write(true).open(root.join(id).join(CAPTURE))?.set_len(found.good)?;
             meta.notes.push("the daemon ended in the middle of a frame, which was taken off".to_owned());
         }
         let counted = if unknown { "what was counted is not known" } else { "what was counted is a few seconds older" };
@@ -253,9 +275,7 @@ fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
         meta.written = packets;
         meta.seen = meta.seen.max(packets);
     }
-    meta.files = facts(&root.join(&id), &opened, &[]);
-    meta.save(&root.join(&id))?;
-    Ok(Some(id))
+    Ok(meta)
 }
 
 /// Returns what is known of the files of a capture but its description and those of `but`.
@@ -316,8 +336,13 @@ mod tests {
         fs::write(nothing_known.join(CAPTURE), "no frame").unwrap();
         let newer = make(&root, "d").unwrap();
         Meta { format: FORMAT + 1, ..Meta::default() }.save(&newer).unwrap();
-        assert_eq!(finish_interrupted(&root), ["a", "c"]);
-        assert_eq!(finish_interrupted(&root), [""; 0], "once");
+        let known = earlier(&root, "a").unwrap();
+        assert_eq!((known.status, known.id.as_str()), (Status::Interrupted, "a"), "before that is written");
+        assert_eq!(Opened::new(&root, "a").unwrap().meta().unwrap().status, Status::Open);
+        assert_eq!(finish_interrupted(&root, &["a", "c"]), [""; 0], "nothing of this life");
+        assert_eq!(finish_interrupted(&root, &[]), ["a", "c"]);
+        assert_eq!(finish_interrupted(&root, &[]), [""; 0], "once");
+        assert!(earlier(&root, "a").is_some() && earlier(&root, "d").is_none() && earlier(&root, "e").is_none());
         let status = |id: &str| Opened::new(&root, id).unwrap().meta().map(|meta| meta.status).ok();
         assert_eq!(
             ["a", "b", "c", "d"].map(status),
