@@ -19,10 +19,14 @@ pub struct Kind {
     pub judged: bool,
 }
 
-const SRC4: [u8; 4] = [198, 51, 100, 7];
-const DST4: [u8; 4] = [192, 0, 2, 1];
+/// Where frames come from, and by which port.
+pub const SRC4: [u8; 4] = [198, 51, 100, 7];
+pub const CLIENT: u16 = 40_000;
+/// Where they go.
+pub const DST4: [u8; 4] = [192, 0, 2, 1];
 const SRC6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 7];
-const DST6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
+/// The same over IPv6.
+pub const DST6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -91,6 +95,29 @@ pub fn memcached() -> Kind {
     other(kind("udp from 11211", ethernet(0x0800, &ipv4(UDP, 0, &udp(11211, 50_000, &answer))), 4, false))
 }
 
+/// The SYN of a Linux client with a number: its source and port depend on that.
+pub fn linux_syn4(number: u32) -> Vec<u8> {
+    let mut frame = ethernet(0x0800, &ipv4(TCP, 0, &linux_syn(number)));
+    frame[26..30].copy_from_slice(&(0x0b00_0001_u32.wrapping_add(number.wrapping_mul(0x0001_2345))).to_be_bytes());
+    frame
+}
+
+/// The same over IPv6.
+pub fn linux_syn6(number: u32) -> Vec<u8> {
+    let mut frame = ethernet(0x86dd, &ipv6(TCP, &linux_syn(number)));
+    frame[34..38].copy_from_slice(&number.wrapping_mul(0x9e37_79b9).to_be_bytes());
+    frame
+}
+
+/// A header with the options that Linux sends: MSS, SACK, timestamps, window scale (RFC 9293, RFC 7323).
+fn linux_syn(number: u32) -> Vec<u8> {
+    let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 1, 2, 3, 0, 0, 0, 0, 1, 3, 3, 7];
+    let mut header = tcp(SYN, &options);
+    header[12] = 0xa0;
+    header[..2].copy_from_slice(&(1024 + (number as u16 & 0x7fff)).to_be_bytes());
+    header
+}
+
 /// An Ethernet II frame, padded to what the prologue writes.
 fn ethernet(ethertype: u16, packet: &[u8]) -> Vec<u8> {
     let addresses = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
@@ -119,7 +146,7 @@ fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
 
 /// RFC 9293.
 fn tcp(flags: u8, payload: &[u8]) -> Vec<u8> {
-    let (src, dst) = (40_000u16.to_be_bytes(), 80u16.to_be_bytes());
+    let (src, dst) = (CLIENT.to_be_bytes(), 80u16.to_be_bytes());
     [&src[..], &dst, &[0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x20, 0, 0, 0, 0, 0], payload].concat()
 }
 

@@ -11,18 +11,21 @@ mod datapath;
 mod endtoend;
 mod frames;
 mod guard;
+mod guardcost;
 mod impact;
 mod indicators;
 mod inline;
 mod measure;
 mod ours;
 mod pulses;
+mod rates;
 mod recorder;
 mod report;
 mod rivals;
 mod rules;
 mod tick;
 mod tripwire;
+mod upstream;
 
 use std::{
     fs,
@@ -66,11 +69,14 @@ struct Args {
     /// Seconds of the attack that is recorded.
     #[arg(long, default_value_t = 20)]
     recorded_seconds: u64,
+    /// Attacks that are told of upstream.
+    #[arg(long, default_value_t = 20)]
+    attacks: usize,
     /// Measure a daemon that runs already.
     #[arg(long)]
     daemon_pid: Option<u32>,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Recorder, Part::Decide, Part::Alerts, Part::Audit, Part::Indicators])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pass, Part::Lists, Part::Drops, Part::Rules, Part::Tripwire, Part::GuardCost, Part::Rates, Part::Flood, Part::Guard, Part::Pulses, Part::Impact, Part::Inline, Part::Daemon, Part::Recorder, Part::Decide, Part::Alerts, Part::Audit, Part::Indicators, Part::Ladder])]
     parts: Vec<Part>,
     /// Exit with status 1 where a target is missed.
     #[arg(long)]
@@ -89,12 +95,18 @@ enum Part {
     Rules,
     /// The tripwire.
     Tripwire,
+    /// What the TCP guard costs a packet.
+    GuardCost,
+    /// How exact rate limits are.
+    Rates,
     /// End to end.
     Flood,
     /// Customers who connect through floods, with the TCP guard and without.
     Guard,
     /// How long the first drop takes, pulse by pulse.
     Pulses,
+    /// How long new attacks take until 95 % of them are dropped: the first part of `pulses` alone.
+    Fresh,
     /// A server through the first seconds of an attack.
     Impact,
     /// Transactions of a client whose CPU is flooded.
@@ -111,6 +123,8 @@ enum Part {
     Audit,
     /// What patterns and indicators cost for each sample.
     Indicators,
+    /// From the incident to the route at a router upstream.
+    Ladder,
 }
 
 fn main() -> Result<()> {
@@ -151,6 +165,12 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
         report.add("first drop, 30 pulses of memcached's answers", pulses::armed()?);
         report.add("first drop, 30 pulses of NTP's answers", pulses::learned()?);
     }
+    if args.parts.contains(&Part::Fresh) {
+        report.add("attacks that are new", pulses::fresh()?);
+    }
+    if args.parts.contains(&Part::Ladder) {
+        report.add("flow specifications, from the incident to the peer", upstream::rows(args.attacks)?);
+    }
     if args.parts.contains(&Part::Impact) {
         let rows = impact::rows()?;
         report.sections.push(Section { title: "time to mitigate, time to impact", rows });
@@ -178,6 +198,9 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
         let rows = recorder::rows(Duration::from_secs(args.recorded_seconds))?;
         report.add("recorder, five vectors at once", rows);
     }
+    if args.parts.contains(&Part::Rates) {
+        report.add("rate limits, ten times the rate offered", rates::rows()?);
+    }
     stay_on(args.cpu)?;
     if args.parts.contains(&Part::Decide) {
         report.add("a tick of decisions, 2 000 samples", tick::decide());
@@ -185,12 +208,12 @@ fn run(args: &Args, sandbox: &Sandbox) -> Result<Report> {
     if args.parts.contains(&Part::Indicators) {
         report.add("a sample in the recorder, for each", indicators::indicators());
     }
-    packets(args, &mut ours, &mut report)?;
+    packets(args, sandbox, &mut ours, &mut report)?;
     Ok(report)
 }
 
 /// Everything that is measured packet by packet.
-fn packets(args: &Args, ours: &mut Ours, report: &mut Report) -> Result<()> {
+fn packets(args: &Args, sandbox: &Sandbox, ours: &mut Ours, report: &mut Report) -> Result<()> {
     let mut bench = Bench::new(Effort { repeat: args.repeat, rounds: args.rounds }, 1)?;
     let kinds = frames::kinds();
     let find = |name: &str| kinds.iter().find(|kind| kind.name == name).with_context(|| format!("no kind `{name}`"));
@@ -202,6 +225,10 @@ fn packets(args: &Args, ours: &mut Ours, report: &mut Report) -> Result<()> {
         let kinds = [find("udp small")?, find("tcp syn")?, find("ipv6 udp small")?];
         let rows = tripwire::rows(&mut bench, ours, kinds, &frames::memcached())?;
         report.add("tripwire, ns more than without the stage", rows);
+    }
+    if args.parts.contains(&Part::GuardCost) {
+        let rows = guardcost::rows(sandbox, &mut bench, ours, &kinds)?;
+        report.add("TCP guard, ns more than without the stage", rows);
     }
     if ![Part::Pass, Part::Lists, Part::Drops].iter().any(|part| args.parts.contains(part)) {
         return Ok(());

@@ -122,6 +122,44 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Measures programs that leave another frame behind, in turns: each frame in a run of its own. Returns the
+    /// median for each, in ns, of which only differences mean anything: the system call is in it.
+    pub fn singly(
+        &mut self,
+        subjects: &[Subject<'_>],
+        frames: &[Vec<u8>],
+        between: &mut dyn FnMut(),
+    ) -> Result<Vec<f64>> {
+        let mut took = vec![Vec::with_capacity(self.effort.rounds); subjects.len()];
+        let runs = self.effort.repeat as usize / 4;
+        for round in 0..=self.effort.rounds {
+            for (subject, took) in subjects.iter().zip(&mut took) {
+                let before = cpu_ns()?;
+                for frame in frames.iter().cycle().take(runs) {
+                    let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+                    let result = subject.program.test_run(options).with_context(|| subject.name)?;
+                    if result.return_value != subject.verdict {
+                        bail!("`{}` returned {} instead of {}", subject.name, result.return_value, subject.verdict);
+                    }
+                }
+                let ns = (cpu_ns()? - before) as f64 / runs as f64;
+                between();
+                if round > 0 {
+                    took.push(ns);
+                }
+            }
+        }
+        Ok(took.into_iter().map(median).collect())
+    }
+}
+
+/// This thread's CPU time so far, ns.
+fn cpu_ns() -> Result<i64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
+
 impl Prologue {
     fn new() -> Result<Self> {
         let mut bench = EbpfLoader::new().load(BENCH).context("loading `ftagent-bench`")?;
@@ -177,13 +215,12 @@ impl Prologue {
             }
         };
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
-        let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        let before = cpu_ns()?;
         let result = program.test_run(options).with_context(|| format!("running `{}`", subject.name))?;
-        let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        let ns = cpu_ns()? - before;
         if result.return_value != subject.verdict {
             bail!("`{}` returned {} instead of {}", subject.name, result.return_value, subject.verdict);
         }
-        let ns = (after.tv_sec() - before.tv_sec()) * 1_000_000_000 + (after.tv_nsec() - before.tv_nsec());
         Ok(ns as f64 / f64::from(repeat))
     }
 }

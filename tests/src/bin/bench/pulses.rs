@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(850);
 const PPS: u64 = 20_000;
 /// Between two readings.
 const NAP: Duration = Duration::from_micros(50);
+/// How long a new attack lasts that is measured.
+const NEW: Duration = Duration::from_secs(4);
 /// Customers in calm, so that it is known what clean traffic is.
 const CALM: Duration = Duration::from_secs(30);
 /// The longest that an incident takes to open, to have a rule, to end.
@@ -69,6 +71,53 @@ pub fn armed() -> Result<Vec<Row>> {
     Sandbox::run(armed_class)?
 }
 
+/// Measures attacks that are new, each at a node of its own.
+pub fn fresh() -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, vector) in [("NTP", "ntp_amplification"), ("DNS", "dns_amplification")] {
+        let new = Sandbox::run(|sandbox| first_of(sandbox, vector))??;
+        rows.extend(show_new(name, &new));
+    }
+    Ok(rows)
+}
+
+fn first_of(sandbox: &Sandbox, vector: &str) -> Result<Pulse> {
+    Node::start(sandbox)?.new_attack(vector)
+}
+
+/// A server whose customers are known, and its agent.
+struct Node<'a> {
+    sandbox: &'a Sandbox,
+    veth: Veth,
+    crowd: Crowd,
+    daemon: Daemon,
+}
+
+impl<'a> Node<'a> {
+    fn start(sandbox: &'a Sandbox) -> Result<Self> {
+        let veth = sandbox.veth(HERE, PEER)?;
+        let crowd = Crowd::behind(sandbox, &veth, PORT)?;
+        customers::serve(crowd.server())?;
+        let daemon = Daemon::start(sandbox, &[HERE], &LEARNING.replace("2s", "8s"))?;
+        crowd.come(sandbox.peer_host(), CALM)?;
+        daemon.wait_for_log(0, "the baseline is trusted from now on")?;
+        Ok(Self { sandbox, veth, crowd, daemon })
+    }
+
+    fn new_attack(&self, vector: &str) -> Result<Pulse> {
+        Probe::new(self.sandbox, &self.veth, vector)?.pulse(NEW)
+    }
+}
+
+fn show_new(name: &str, new: &Pulse) -> [Row; 3] {
+    let removed = 100.0 * (1.0 - new.passed as f64 / new.packets.max(1) as f64);
+    [
+        Row::alone(format!("new attack, {name}: first drop"), new.first_ms, "ms", None),
+        Row::alone(format!("new attack, {name}: until 95 % are dropped"), new.removed_ms, "ms", Some(REMOVED_MS)),
+        Row::alone(format!("new attack, {name}: removed of its first {} s", NEW.as_secs()), removed, "%", None),
+    ]
+}
+
 /// Measures an attack that is new, its later pulses, and those of a signature that is remembered.
 pub fn learned() -> Result<Vec<Row>> {
     Sandbox::run(signature)?
@@ -89,26 +138,16 @@ fn armed_class(sandbox: &Sandbox) -> Result<Vec<Row>> {
 /// Pulses of what had to be learned first: while the first incident is open, and of the remembered
 /// signature after its end.
 fn signature(sandbox: &Sandbox) -> Result<Vec<Row>> {
-    let veth = sandbox.veth(HERE, PEER)?;
-    let crowd = Crowd::behind(sandbox, &veth, PORT)?;
-    customers::serve(crowd.server())?;
-    let daemon = Daemon::start(sandbox, &[HERE], &LEARNING.replace("2s", "8s"))?;
-    let host = sandbox.peer_host();
-    crowd.come(host, CALM)?;
-    daemon.wait_for_log(0, "the baseline is trusted from now on")?;
-    let mut probe = Probe::new(sandbox, &veth, "ntp_amplification")?;
-    let new = probe.pulse(Duration::from_secs(4))?;
+    let node = Node::start(sandbox)?;
+    let (daemon, crowd, host) = (&node.daemon, &node.crowd, sandbox.peer_host());
+    let new = node.new_attack("ntp_amplification")?;
+    let mut probe = Probe::new(sandbox, &node.veth, "ntp_amplification")?;
     let in_state = |state: &str| {
         let rules = daemon.rules().ok()?.rules;
         rules.iter().any(|rule| rule.state == state).then_some(())
     };
     wait_for("a rule", PATIENCE, || in_state("enforcing")).with_context(|| daemon.log())?;
-    let removed = 100.0 * (1.0 - new.passed as f64 / new.packets.max(1) as f64);
-    let mut rows = vec![
-        Row::alone("new attack: first drop", new.first_ms, "ms", None),
-        Row::alone("new attack: until 95 % are dropped", new.removed_ms, "ms", Some(REMOVED_MS)),
-        Row::alone("new attack: removed of its first 4 s", removed, "%", None),
-    ];
+    let mut rows = Vec::from(show_new("NTP", &new));
     let pulses = probe.pulses()?;
     rows.extend(show("later pulse", &pulses, LATER_MS));
     crowd.come(host, CALM)?;

@@ -1,5 +1,6 @@
-//! The recorder under an attack of five vectors, as fast as one core sends and a thousand times slower:
-//! its thread's CPU time, memory, and whether the loss that it declares is the loss there was.
+//! The daemon and its recorder under an attack of five vectors, as fast as one core sends and a thousand times
+//! slower: whether rules stay in force, the thread's CPU time, memory, and whether the loss that it declares is
+//! the loss there was.
 
 use std::{
     fs,
@@ -32,6 +33,8 @@ const ATTACK: [(&str, &str, Option<u64>); 5] = [
     ("ssdp_amplification", "udp_src_ssdp", Some(200)),
     ("icmp_flood", "icmp_echo", Some(20)),
 ];
+/// The most that may pass of the attack, its first second and all that no rule is made for included, percent.
+const PASSED_PERCENT: f64 = 5.0;
 /// The most that the thread may use, percent of a core.
 const CPU_PERCENT: f64 = 3.0;
 /// The most by which memory may grow in the second half, MiB.
@@ -66,9 +69,10 @@ fn measure(sandbox: &Sandbox, duration: Duration) -> Result<Vec<Row>> {
     let begun = Instant::now();
     let thread = thread_of(pid, "capture")?;
     let before = cpu_seconds_of(&thread)?;
-    let mut resident = Vec::new();
+    let (mut resident, mut watch) = (Vec::new(), Watch::default());
     while senders.iter().any(|sender| !sender.is_finished()) {
         resident.push(resident_mib(pid)?);
+        watch.look(&daemon)?;
         thread::sleep(Duration::from_millis(500));
     }
     let cpu = (cpu_seconds_of(&thread)? - before) / begun.elapsed().as_secs_f64() * 100.0;
@@ -89,10 +93,18 @@ fn measure(sandbox: &Sandbox, duration: Duration) -> Result<Vec<Row>> {
     let declared: u64 =
         ATTACK.iter().map(|(_, class, _)| meta.classes.get(*class).map_or(0, |c| c.seen - c.written)).sum();
     let pps = packets as f64 / duration.as_secs_f64();
+    let interface = daemon.interface(HERE)?;
+    let restarts = u64::from(daemon.pid()?.as_raw().unsigned_abs() != pid);
+    let passed = 100.0 * interface.packets.saturating_sub(interface.dropped_packets) as f64 / packets.max(1) as f64;
     let difference = (declared as f64 - (packets - written) as f64).abs();
     let bytes = meta.files.iter().find(|file| file.name == CAPTURE).map_or(0, |file| file.bytes);
     let mut rows = vec![
         Row::alone("packets sent", pps / 1e6, "Mpps", None),
+        Row::alone("passed, of what was sent", passed, "%", Some(PASSED_PERCENT)),
+        Row::alone("looks at the rules once there were any", watch.looks as f64, "", None),
+        Row::alone("of those, without a rule in force", watch.without as f64, "", Some(0.0)),
+        Row::alone("incidents", watch.incidents as f64, "", None),
+        Row::alone("restarts", restarts as f64, "", Some(0.0)),
         Row::alone("the thread's CPU, part of a core", cpu, "%", Some(CPU_PERCENT)),
         Row::alone("resident, most", most, "MiB", None),
         Row::alone("resident, growth in the second half", last - half, "MiB", Some(GROWTH_MIB)),
@@ -109,6 +121,27 @@ fn measure(sandbox: &Sandbox, duration: Duration) -> Result<Vec<Row>> {
         rows.push(Row::alone(format!("kept of {vector}, {rate}"), kept as f64, "packets", None));
     }
     Ok(rows)
+}
+
+/// What was seen of the rules from the first one on.
+#[derive(Debug, Default)]
+struct Watch {
+    looks: usize,
+    without: usize,
+    incidents: usize,
+}
+
+impl Watch {
+    fn look(&mut self, daemon: &Daemon) -> Result<()> {
+        let is_in_force = daemon.rules()?.rules.iter().any(|rule| rule.state == "enforcing");
+        if is_in_force || self.looks > 0 {
+            self.looks += 1;
+            self.without += usize::from(!is_in_force);
+        }
+        let answer: serde_json::Value = serde_json::from_str(&daemon.ok(&["incidents", "--json"])?)?;
+        self.incidents = answer["incidents"].as_array().map_or(0, Vec::len);
+        Ok(())
+    }
 }
 
 fn read(dir: &Path) -> Option<Meta> {

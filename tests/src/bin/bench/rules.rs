@@ -50,6 +50,15 @@ fn prefixes(i: u16) -> String {
     }
 }
 
+/// The same for packets to other ports: no rule is left when prefixes would be looked at.
+fn elsewhere(i: u16) -> String {
+    prefixes(i).replace("dport 1-10000", "dport 20000-30000")
+}
+
+fn elsewhere6(i: u16) -> String {
+    prefixes6(i).replace("dport 1-10000", "dport 20000-30000")
+}
+
 fn prefixes6(i: u16) -> String {
     match i % 2 {
         0 => format!("dport 1-10000 dst 2001:db8:1:{i:x}::/64"),
@@ -76,7 +85,7 @@ pub fn rows(bench: &mut Bench, ours: &mut Ours, kinds: [&Kind; 3]) -> Result<Vec
     let [udp, tcp, udp6] = kinds;
     let (pass, drop) = (verdict::PASS, verdict::DROP);
     let within = Action::RateLimit(Rate::Pps(u64::MAX));
-    let cases: [Case<'_>; 12] = [
+    let cases: [Case<'_>; 14] = [
         ("no rules", udp, 0, fields, Action::Drop, pass, Some(NONE)),
         ("no rules, tcp", tcp, 0, fields, Action::Drop, pass, Some(NONE)),
         ("1 rule, no match", udp, 1, fields, Action::Drop, pass, None),
@@ -87,8 +96,10 @@ pub fn rows(bench: &mut Bench, ours: &mut Ours, kinds: [&Kind; 3]) -> Result<Vec
         ("256 rules, within the last's rate", udp, 256, last, within, pass, None),
         ("1 rule with a prefix", udp, 1, prefixes, Action::Drop, pass, None),
         ("256 rules with prefixes", udp, 256, prefixes, Action::Drop, pass, Some(PREFIXES)),
+        ("256 with prefixes, no candidate", udp, 256, elsewhere, Action::Drop, pass, Some(FIELDS)),
         ("1 rule with a prefix, ipv6", udp6, 1, prefixes6, Action::Drop, pass, None),
         ("256 rules with prefixes, ipv6", udp6, 256, prefixes6, Action::Drop, pass, Some(PREFIXES)),
+        ("256 with prefixes, no candidate, ipv6", udp6, 256, elsewhere6, Action::Drop, pass, Some(FIELDS)),
     ];
     let mut rows = Vec::new();
     let (mut one, mut all) = (f64::NAN, f64::NAN);
