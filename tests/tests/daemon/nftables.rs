@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ftagent_tests::{
     daemon::{Daemon, PATIENCE, wait_for},
-    require_root,
-    sandbox::{Sandbox, skip},
+    peers, require_root,
+    sandbox::Sandbox,
     traffic::{Program, Receiver},
 };
 
@@ -16,17 +16,19 @@ const SECTIONS: &str = "[services]\ndetect = false\n[mitigation]\nplane = \"nfta
 const SENT: &str = "udp sport 40000 dport 4242";
 
 fn has_nft() -> bool {
-    let is_there = std::path::Path::new("/usr/sbin/nft").exists();
-    if !is_there {
-        skip("the daemon with nftables", "there is no nft: `cargo xtask setup` installs it");
-    }
-    is_there
+    peers::need("the daemon with nftables", &["nft"])
 }
 
 fn packets(sandbox: &Sandbox, counter: &str) -> u64 {
     let listing = sandbox.command(&format!("nft -j list counter netdev ftagent {counter}")).unwrap();
     let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
     listing["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+}
+
+/// Waits for a count: packets arrive a moment after they were sent.
+fn wait_for_packets(sandbox: &Sandbox, counter: &str, count: u64) {
+    wait_for(counter, PATIENCE, || (packets(sandbox, counter) >= count).then_some(())).unwrap();
+    assert_eq!(packets(sandbox, counter), count, "{counter}");
 }
 
 #[test]
@@ -40,14 +42,16 @@ fn rules_are_in_nftables_and_gone_after_detach() {
         let mut daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
         daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
         send(sandbox, &veth, "192.0.2.7", 5);
-        assert_eq!(packets(sandbox, "dropped1"), 5);
+        wait_for_packets(sandbox, "dropped1", 5);
         let counted = || daemon.rules().unwrap().rules.into_iter().find(|rule| rule.id == 1 && rule.dropped == 5);
         wait_for("the rule's count", PATIENCE, counted).unwrap();
         daemon.ok(&["allow", "192.0.2.7", "--reason", "a partner"]).unwrap();
         let allowed =
             || sandbox.command("nft list set netdev ftagent allow4").ok().filter(|set| set.contains("192.0.2.7"));
         wait_for("the allow list in nftables", PATIENCE, allowed).unwrap();
+        let before = daemon.interface("wan0").unwrap().packets;
         send(sandbox, &veth, "192.0.2.7", 5);
+        daemon.wait_for_interface("wan0", PATIENCE, |iface| iface.packets >= before + 5).unwrap();
         assert_eq!(packets(sandbox, "dropped1"), 5, "the allow list overrules it");
         sandbox.command("nft flush ruleset").unwrap();
         let back = || sandbox.command("nft list table netdev ftagent").ok().filter(|table| table.contains("dropped1"));
@@ -87,12 +91,12 @@ fn an_interface_without_the_kernel_program_gets_lists_and_rules() {
         assert!(daemon.log().contains("No eyes on this interface"), "{}", daemon.log());
         daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
         send(sandbox, &veth, "192.0.2.7", 5);
-        assert_eq!(packets(sandbox, "dropped1"), 5);
+        wait_for_packets(sandbox, "dropped1", 5);
         let blocked =
             || sandbox.command("nft list set netdev ftagent block4").ok().filter(|set| set.contains("203.0.113.0/24"));
         wait_for("the block list in nftables", Duration::from_secs(10), blocked).unwrap();
         send(sandbox, &veth, "203.0.113.4", 3);
-        assert_eq!(packets(sandbox, "blocked"), 3);
+        wait_for_packets(sandbox, "blocked", 3);
         daemon.terminate().unwrap();
         daemon.ok(&["detach"]).unwrap();
         assert_eq!(sandbox.command("nft list tables").unwrap(), "");
