@@ -8,6 +8,8 @@ mod audit;
 mod capture;
 #[path = "daemon/detection.rs"]
 mod detection;
+#[path = "daemon/disk.rs"]
+mod disk;
 #[path = "daemon/elsewhere.rs"]
 mod elsewhere;
 #[path = "daemon/feeds.rs"]

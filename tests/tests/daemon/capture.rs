@@ -26,10 +26,10 @@ use super::send;
 
 const SECTIONS: &str = "[learning]\ntrust_after = \"2s\"\n[services]\ndetect = false\n[mitigation]\nmode = \"enforce\"\n\
                         [capture]\nmin_free = \"0 B\"\npre_roll = \"5s\"\n";
-const A_MINUTE: Duration = Duration::from_secs(60);
+pub(super) const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// Runs a program of Wireshark's on a file; returns what it printed. It must say nothing on the side.
-fn wireshark(program: &str, args: &[&str], file: &Path) -> String {
+pub(super) fn wireshark(program: &str, args: &[&str], file: &Path) -> String {
     let mut command = Command::new(program);
     command.args(args).arg(file).env("LC_ALL", "C");
     let output = command.output().unwrap();
@@ -41,7 +41,7 @@ fn wireshark(program: &str, args: &[&str], file: &Path) -> String {
 }
 
 /// Whether these are installed; tests without them say so.
-fn has_wireshark() -> bool {
+pub(super) fn has_wireshark() -> bool {
     let found = ["tshark", "capinfos"].iter().all(|name| Command::new(name).arg("--version").output().is_ok());
     if !found {
         eprintln!("SKIPPED: tshark is not installed");
@@ -49,17 +49,17 @@ fn has_wireshark() -> bool {
     found
 }
 
-fn opened(daemon: &Daemon) -> Option<String> {
+pub(super) fn opened(daemon: &Daemon) -> Option<String> {
     let answer: Value = serde_json::from_str(&daemon.ok(&["incidents", "--json"]).unwrap()).unwrap();
     Some(answer["incidents"][0]["id"].as_str()?.to_owned())
 }
 
-fn meta(daemon: &Daemon, id: &str) -> Option<Meta> {
+pub(super) fn meta(daemon: &Daemon, id: &str) -> Option<Meta> {
     let text = fs::read_to_string(daemon.path("state").join("captures").join(id).join("meta.json")).ok()?;
     Some(serde_json::from_str(&text).unwrap())
 }
 
-fn complete(daemon: &Daemon, id: &str) -> Meta {
+pub(super) fn complete(daemon: &Daemon, id: &str) -> Meta {
     let closed = || meta(daemon, id).filter(|meta| meta.status == Status::Closed);
     wait_for("the end of the capture", A_MINUTE, closed).unwrap()
 }
