@@ -43,6 +43,7 @@ impl Agent {
             ssh_ports: facts.ssh_ports.iter().copied().collect(),
             operators: facts.operators.iter().copied().collect(),
             caller: caller.map(|address| address.to_canonical()),
+            bgp: facts.bgp_peers.iter().copied().collect(),
         }
     }
 

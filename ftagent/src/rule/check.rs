@@ -26,6 +26,8 @@ pub struct Guarded {
     pub operators: Vec<IpAddr>,
     /// The peer of the SSH session that the command comes from.
     pub caller: Option<IpAddr>,
+    /// Peers of BGP sessions that end at this host.
+    pub bgp: Vec<IpAddr>,
 }
 
 /// Why a rule is not taken. Displays the reason and the remedy.
@@ -223,13 +225,25 @@ pub fn exemptions(guarded: &Guarded) -> Vec<Exemption> {
             IpAddr::V4(_) => FlowMatch { icmp_type: numbers(&[3, 11, 12]), ..from(*gateway, ICMP) },
             IpAddr::V6(_) => FlowMatch { icmp_type: Ranges::range(1, 4), ..from(*gateway, ICMPV6) },
         };
-        let asked = FlowMatch { sport: Ranges::one(179), ..from(*gateway, TCP) };
-        let asks = FlowMatch { dport: Ranges::one(179), ..from(*gateway, TCP) };
-        let flows = [(icmp, None), (asked, Some(Chosen::Dport)), (asks, Some(Chosen::Sport))];
+        all.push(exempt(what.clone(), icmp, false));
+        // A session that is down is to come up again, and the gateway is who most often has one.
+        let flows = bgp(&from(*gateway, TCP));
+        all.extend(flows.map(|(flow, chosen)| Exemption { chosen, ..exempt(what.clone(), flow, false) }));
+    }
+    for peer in guarded.bgp.iter().filter(|peer| !peer.is_loopback() && !guarded.gateways.contains(peer)) {
+        let what = format!("BGP with {peer}, a peer of this host");
+        let flows = bgp(&from(*peer, TCP));
         all.extend(flows.map(|(flow, chosen)| Exemption { chosen, ..exempt(what.clone(), flow, false) }));
     }
     all.extend(protocols());
     all
+}
+
+/// A session of BGP with somebody, by the port of either side (RFC 4271, 8.2.1), and which port was chosen.
+fn bgp(peer: &FlowMatch) -> [(FlowMatch, Option<Chosen>); 2] {
+    let asked = FlowMatch { sport: Ranges::one(179), ..peer.clone() };
+    let asks = FlowMatch { dport: Ranges::one(179), ..peer.clone() };
+    [(asked, Some(Chosen::Dport)), (asks, Some(Chosen::Sport))]
 }
 
 /// What stands in every answer behind its number: that it is one, with one question (RFC 1035, 4.1.1).
@@ -239,13 +253,33 @@ fn answer() -> Vec<Payload> {
 
 /// Own addresses that exemptions name one by one at most; of more, any destination is exempt.
 const OWN: usize = 64;
+/// Peers of BGP that they name at most; of more, anybody's BGP is exempt.
+const BGP_PEERS: usize = 64;
 
-/// Returns what is exempt as matches of headers alone, for rules that the daemon makes.
+/// Returns what is exempt on every host, whatever is known of it: what IP itself, its links and its
+/// routers cannot do without. As matches of headers alone, for rules that the daemon makes.
+pub fn always() -> Vec<FlowMatch> {
+    protocols().into_iter().map(headers).collect()
+}
+
+/// The payload cannot be said upstream, and what is exempt comes in one piece as a rule.
+fn headers(exemption: Exemption) -> FlowMatch {
+    FlowMatch { payload: Vec::new(), frag: Vec::new(), ..exemption.flow }
+}
+
+/// Returns what is exempt on this host, [`always`] included, in the same form.
 pub fn exempt_flows(guarded: &Guarded) -> Vec<FlowMatch> {
+    if guarded.bgp.len() > BGP_PEERS {
+        let anybody = FlowMatch { proto: Ranges::one(TCP), ..FlowMatch::default() };
+        let mut flows = exempt_flows(&Guarded { bgp: Vec::new(), ..guarded.clone() });
+        flows.extend(bgp(&anybody).map(|(flow, _)| flow));
+        return flows;
+    }
     let mut flows = Vec::new();
     for exemption in exemptions(guarded) {
-        let flow = FlowMatch { payload: Vec::new(), frag: Vec::new(), ..exemption.flow };
-        if exemption.inward && !guarded.own.is_empty() && guarded.own.len() <= OWN {
+        let inward = exemption.inward;
+        let flow = headers(exemption);
+        if inward && !guarded.own.is_empty() && guarded.own.len() <= OWN {
             flows.extend(guarded.own.iter().map(|own| FlowMatch { dst: Some(*own), ..flow.clone() }));
         } else {
             flows.push(flow);
@@ -297,8 +331,10 @@ fn protocols() -> Vec<Exemption> {
         payload: begins(&[0x20], 1),
         ..bfd
     };
-    let dhcp = FlowMatch { payload: begins(&[2], 2), ..udp(&[67], &[68]) };
-    let dhcp6 = FlowMatch { payload: begins(&[0], 1), ..udp(&[547], &[546]) };
+    // Both ways and between relays: this host may be any of them. RFC 2131, 2: operation 1 or 2; RFC 9915, 7.3.
+    let operation = vec![Payload { offset: 0, value: vec![0], mask: vec![0xfc] }];
+    let dhcp = FlowMatch { payload: operation, ..udp(&[67, 68], &[67, 68]) };
+    let dhcp6 = FlowMatch { payload: begins(&[0], 1), ..udp(&[546, 547], &[546, 547]) };
     let all = [
         ("ICMP's fragmentation needed, without which large packets of some clients vanish", needed),
         ("ICMPv6's packet too big, without which large packets of some clients vanish", too_big),
@@ -307,8 +343,8 @@ fn protocols() -> Vec<Exemption> {
         ("IGMP, by which multicast is joined", of(2)),
         ("OSPF, by which routers agree on routes", of(89)),
         ("VRRP, by which routers agree who is the gateway", of(112)),
-        ("answers of a DHCP server", dhcp),
-        ("answers of a DHCPv6 server", dhcp6),
+        ("DHCP, by which addresses are given out", dhcp),
+        ("DHCPv6, by which addresses are given out", dhcp6),
         ("BFD, by which routers see that a path is up", bfd),
     ];
     all.map(|(what, flow)| Exemption { anyone: true, ..exempt(what.to_owned(), flow, false) }).into()
@@ -375,6 +411,7 @@ mod tests {
             ssh_ports: vec![22, 2222],
             operators: vec!["203.0.113.9".parse().unwrap()],
             caller: Some("203.0.113.5".parse().unwrap()),
+            bgp: vec!["192.0.2.17".parse().unwrap(), "2001:db8:ffff::17".parse().unwrap()],
         }
     }
 
@@ -410,6 +447,9 @@ mod tests {
             ("src 192.0.2.0/24 then drop", "answers of 192.0.2.53, a name server"),
             ("src 198.51.100.1 then drop", "what 198.51.100.1, the gateway of the default route, has to say"),
             ("tcp port 179 then drop", "the gateway of the default route"),
+            ("src 192.0.2.17 tcp then drop", "BGP with 192.0.2.17, a peer of this host"),
+            ("src 192.0.2.16/28 tcp dport 179 then drop", "BGP with 192.0.2.17, a peer of this host"),
+            ("src 2001:db8:ffff::/48 tcp sport 179 then drop", "BGP with 2001:db8:ffff::17, a peer of this host"),
             ("icmp then rate-limit 100 pps", "the gateway of the default route"),
             ("icmp6 icmp-type 135 then drop", "IPv6 neighbour discovery"),
             ("icmp6 icmp-type 2 then drop", "has to say"),
@@ -420,8 +460,9 @@ mod tests {
             ("ospf then drop", "OSPF"),
             ("vrrp then drop", "VRRP"),
             ("proto 100-120 then drop", "VRRP"),
-            ("udp sport 60-70 then drop", "DHCP server"),
-            ("udp dport 546 then drop", "DHCPv6 server"),
+            ("udp sport 60-70 then drop", "DHCP, by which"),
+            ("udp dport 67 len 328 then drop", "DHCP, by which"),
+            ("udp dport 546 then drop", "DHCPv6, by which"),
             ("udp dport 3784 then drop", "BFD"),
             ("src 198.51.100.0/24 udp dport 9 then drop", "covers 198.51.100.10/32, an address of this host"),
             ("dst 198.51.100.10 then drop", "the SSH session that asks for it"),
@@ -446,6 +487,9 @@ mod tests {
             "tcp dport 80,443 flags syn/syn+ack then rate-limit 5 kpps",
             "src 192.0.2.128/25 then drop",
             "src 203.0.113.5 udp then drop",
+            "src 192.0.2.17 udp then drop",
+            "src 192.0.2.17 tcp dport 443 then drop",
+            "src 192.0.2.18 tcp then drop",
             "src 192.0.2.66 tcp dport 22 then drop",
             "udp sport 53 len 1400-65535 then drop",
             "icmp icmp-type 8 then rate-limit 100 pps",
@@ -496,6 +540,17 @@ mod tests {
         for (new, earlier, wanted) in cases {
             let (a, b) = (parse(new).unwrap(), parse(earlier).unwrap());
             assert_eq!(relation((&a.0, a.1), (&b.0, b.1)), wanted, "{new} after {earlier}");
+        }
+    }
+
+    #[test]
+    fn a_route_server_has_too_many_peers_to_name() {
+        let peers = |count: u32| (1..=count).map(|n| IpAddr::V4((0xc0a8_0000 + n).into())).collect();
+        for (count, flows) in [(0, 0), (3, 6), (64, 128), (65, 2), (5000, 2)] {
+            let guarded = Guarded { bgp: peers(count), ..Guarded::default() };
+            assert_eq!(exempt_flows(&guarded).len(), flows + always().len(), "{count} peers");
+            let (matches, action) = parse("src 192.168.0.1 tcp sport 179 then drop").unwrap();
+            assert_eq!(check(&matches, action, &guarded).is_err(), count > 0, "{count} peers");
         }
     }
 

@@ -16,7 +16,7 @@ use ftagent_tests::{
     daemon::{Daemon, wait_for},
     require_root,
     sandbox::{Sandbox, Veth},
-    traffic::{Addresses, Flood, L4, Program, Receiver, vectors},
+    traffic::{Addresses, Flood, L4, Program, Receiver, Values, vectors},
 };
 
 use super::guard::Flooding;
@@ -183,6 +183,46 @@ fn an_operators_session_lives_while_his_own_address_attacks() {
             let longest = types(&mut session, 150);
             assert!(longest < Duration::from_secs(2), "{vector}: a key took {longest:?}");
             flooding.end();
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_bgp_session_lives_while_its_peers_address_attacks() {
+    require_root!();
+    for vector in ["ack_flood", "syn_ack_flood", "rst_flood"] {
+        Sandbox::run(|sandbox| {
+            let veth = sandbox.veth("wan0", "peer0").unwrap();
+            // Not the gateway, whose BGP is exempt in any case.
+            let peer: SocketAddr = "10.77.0.9:179".parse().unwrap();
+            sandbox.peer_command("ip addr add 10.77.0.9/24 dev peer0").unwrap();
+            let neighbour = format!("ip neigh replace 10.77.0.9 lladdr {} dev wan0 nud permanent", veth.peer.mac);
+            sandbox.command(&neighbour).unwrap();
+            sandbox.peer(|| echo(peer)).unwrap();
+            let mut session = TcpStream::connect(peer).unwrap();
+            session.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let daemon = Daemon::start(sandbox, &["wan0"], LEARNING).unwrap();
+            types(&mut session, 100);
+            learned(&daemon);
+            let mut flood = flood(&veth, vector);
+            flood.vary.src = Addresses::Fixed;
+            flood.vary.sport = Values::Fixed;
+            flood.template.src = peer.ip();
+            if let L4::Tcp { sport, .. } = &mut flood.template.l4 {
+                *sport = peer.port();
+            }
+            let flooding = Flooding::begin(sandbox, &veth, flood);
+            wait_for("an incident", PATIENCE, || incidents(&daemon).into_iter().find(Incident::is_open)).unwrap();
+            let longest = types(&mut session, 150);
+            assert!(longest < Duration::from_secs(2), "{vector}: a message took {longest:?}");
+            flooding.end();
+            // Nor may anybody cut it by mistake.
+            let rule = format!("tcp src {} sport 179 then drop", peer.ip());
+            for words in [["rules", "add", &rule], ["block", &peer.ip().to_string(), "--for=1m"]] {
+                let said = daemon.refused(&words).unwrap();
+                assert!(said.contains("BGP"), "{words:?}: {said}");
+            }
         })
         .unwrap();
     }

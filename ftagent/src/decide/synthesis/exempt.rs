@@ -3,32 +3,15 @@
 use ipnet::IpNet;
 
 use crate::decide::mitigate::Exempt;
+pub use crate::rule::check::always;
 use crate::rule::{Action, Family, Flags, FlowMatch, Fragment, Ranges, set::Number};
 
-/// Always exempt, whatever is configured: what IP itself cannot do without.
-pub fn always() -> Vec<FlowMatch> {
-    [
-        // Path MTU discovery (RFC 1191; RFC 8201): frag-needed, packet too big.
-        "icmp icmp-type 3 icmp-code 4",
-        "icmp6 icmp-type 2",
-        // Router and neighbour discovery (RFC 4861).
-        "icmp6 icmp-type 133-137",
-        "igmp",
-        // OSPF and VRRP (RFC 2328, RFC 9568).
-        "proto 89,112",
-        // DHCP (RFC 2131, RFC 9915), both ways.
-        "udp sport 67-68 dport 67-68",
-        "udp sport 546-547 dport 546-547",
-    ]
-    .into_iter()
-    .filter_map(|text| text.parse().ok())
-    .collect()
-}
-
-/// Returns everything that is exempt: always, and as configured.
+/// Returns everything that is exempt: always, and as configured, which has the former in it already where it
+/// was made of what is known of a host.
 pub fn all(configured: &Exempt) -> Vec<FlowMatch> {
     let mut flows = always();
-    flows.extend(configured.flows.iter().cloned());
+    let more: Vec<FlowMatch> = configured.flows.iter().filter(|flow| !flows.contains(flow)).cloned().collect();
+    flows.extend(more);
     flows
 }
 

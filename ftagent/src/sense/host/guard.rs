@@ -23,6 +23,8 @@ pub enum Protected {
     Gateway,
     /// A name server.
     Resolver,
+    /// The other end of a BGP session.
+    Router,
 }
 
 impl Protected {
@@ -34,6 +36,7 @@ impl Protected {
             Self::Operator => "the peer of an operator's SSH session",
             Self::Gateway => "the gateway of the default route",
             Self::Resolver => "a name server that this host uses",
+            Self::Router => "a router that this host has a BGP session with",
         }
     }
 }
@@ -113,6 +116,7 @@ impl From<&HostFacts> for Guard {
         add(&mut facts.operators.iter().copied().map(IpNet::from), Protected::Operator);
         add(&mut facts.default_routes.iter().filter_map(|route| route.gateway).map(IpNet::from), Protected::Gateway);
         add(&mut facts.resolvers.iter().copied().map(IpNet::from), Protected::Resolver);
+        add(&mut facts.bgp_peers.iter().copied().map(IpNet::from), Protected::Router);
         let ranges = protected.iter().map(|(net, _)| range(net)).collect();
         Self { protected, ranges }
     }

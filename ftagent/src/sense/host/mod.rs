@@ -81,6 +81,8 @@ pub struct HostFacts {
     pub ssh_ports: BTreeSet<u16>,
     /// Peers of established connections to SSH ports on which something listens.
     pub operators: BTreeSet<IpAddr>,
+    /// Peers of BGP sessions, and those that this host calls to have one.
+    pub bgp_peers: BTreeSet<IpAddr>,
     /// Own addresses that carry sessions by which this host is managed or routed, and what they carry.
     pub carrying: BTreeMap<IpAddr, &'static str>,
     /// Ports of unconnected UDP sockets outside the ephemeral range, not bound to loopback.
@@ -120,7 +122,7 @@ impl HostFacts {
         facts
     }
 
-    /// Reads the operators' peers again: all that changes from one command to the next.
+    /// Reads the operators' peers again, and those of BGP: all that changes from one command to the next.
     pub fn refresh_operators(&mut self, root: &HostRoot) {
         let mut sockets = Vec::new();
         for name in ["tcp", "tcp6"] {
@@ -137,6 +139,14 @@ impl HostFacts {
             (ssh && socket.state == proc::ESTABLISHED && listening.contains(&socket.local_port)).then_some(socket.peer)
         };
         self.operators = sockets.iter().filter_map(operator).collect();
+        // Whom this host calls it was told to call. Who calls here may be anybody until there is a connection.
+        let has_bgp = |socket: &&proc::Socket| match socket.state {
+            proc::ESTABLISHED => socket.peer_port == BGP || socket.local_port == BGP && listening.contains(&BGP),
+            proc::SYN_SENT => socket.peer_port == BGP,
+            _ => false,
+        };
+        let peers = sockets.iter().filter(has_bgp).map(|socket| socket.peer.to_canonical());
+        self.bgp_peers = peers.filter(|peer| !peer.is_loopback()).collect();
         let established = sockets.iter().filter(|socket| socket.state == proc::ESTABLISHED);
         let carries = |socket: &proc::Socket| match () {
             () if self.ssh_ports.contains(&socket.local_port) && listening.contains(&socket.local_port) => {

@@ -12,6 +12,8 @@ use super::DefaultRoute;
 
 /// `TCP_ESTABLISHED`, include/net/tcp_states.h. UDP sockets that are connected use it too.
 pub(super) const ESTABLISHED: u8 = 1;
+/// `TCP_SYN_SENT`.
+pub(super) const SYN_SENT: u8 = 2;
 /// `TCP_CLOSE`: unconnected UDP sockets.
 pub(super) const CLOSE: u8 = 7;
 /// `TCP_LISTEN`.

@@ -40,7 +40,8 @@ const FIXTURES: &[(&str, &str)] = &[
     ("etc/ssh/sshd_config.d/10-more.conf", "port=2022\n"),
     (
         // Listening: 22, 2222. Established: 203.0.113.5 → 2222, 203.0.113.9 → 443,
-        // 203.0.113.7 → 2200 (nothing listens), a closing one to 22.
+        // 203.0.113.7 → 2200 (nothing listens), a closing one to 22. BGP: 203.0.113.11 came, 203.0.113.12
+        // was called, 203.0.113.13 is being called; 203.0.113.14 is half open, 203.0.113.15 closing.
         "proc/net/tcp",
         "  sl  local_address rem_address   st tx_queue rx_queue\n\
          0: 00000000:0016 00000000:0000 0A 00000000:00000000\n\
@@ -48,7 +49,14 @@ const FIXTURES: &[(&str, &str)] = &[
          2: 0A0200C0:08AE 057100CB:C001 01 00000000:00000000\n\
          3: 0A0200C0:01BB 097100CB:C001 01 00000000:00000000\n\
          4: 0A0200C0:0898 077100CB:C001 01 00000000:00000000\n\
-         5: 0A0200C0:0016 087100CB:C001 06 00000000:00000000\n",
+         5: 0A0200C0:0016 087100CB:C001 06 00000000:00000000\n\
+         6: 00000000:00B3 00000000:0000 0A 00000000:00000000\n\
+         7: 0A0200C0:00B3 0B7100CB:C001 01 00000000:00000000\n\
+         8: 0A0200C0:C001 0C7100CB:00B3 01 00000000:00000000\n\
+         9: 0A0200C0:C002 0D7100CB:00B3 02 00000000:00000000\n\
+         10: 0A0200C0:00B3 0E7100CB:C001 03 00000000:00000000\n\
+         11: 0A0200C0:00B3 0F7100CB:C001 06 00000000:00000000\n\
+         12: 0100007F:00B3 0100007F:C001 01 00000000:00000000\n",
     ),
     (
         // A mapped IPv4 peer and an IPv6 peer of port 22.
@@ -104,6 +112,7 @@ fn facts_of_a_host() {
     assert_eq!(texts(&facts.resolvers), ["127.0.0.53", "192.0.2.53", "fe80::53"]);
     assert_eq!(facts.ssh_ports, BTreeSet::from([22, 2022, 2200, 2222]));
     assert_eq!(texts(&facts.operators), ["198.51.100.6", "203.0.113.5", "2001:db8::99"]);
+    assert_eq!(texts(&facts.bgp_peers), ["203.0.113.11", "203.0.113.12", "203.0.113.13"]);
     assert_eq!(facts.udp_services, BTreeSet::from([53, 123, 27960]));
 }
 
@@ -147,6 +156,7 @@ fn what_must_stay_reachable_is_refused_with_reason_and_remedy() {
         ("2001:db8::99/128", &["operator's SSH session"]),
         ("192.0.2.1/32", &["gateway"]),
         ("192.0.2.53/32", &["name server"]),
+        ("203.0.113.12/32", &["BGP session"]),
     ];
     for (net, expected) in cases {
         let net = net.parse().unwrap();
@@ -155,7 +165,7 @@ fn what_must_stay_reachable_is_refused_with_reason_and_remedy() {
         expected.iter().for_each(|part| assert!(text.contains(part), "{text} lacks {part}"));
         assert_eq!(guard.check(net, caller, true), Ok(()));
     }
-    for net in ["203.0.113.200/32", "8.0.0.0/8", "2a00::/16", "203.0.113.9/32"] {
+    for net in ["203.0.113.200/32", "8.0.0.0/8", "2a00::/16", "203.0.113.9/32", "203.0.113.14/32"] {
         assert_eq!(guard.check(net.parse().unwrap(), caller, false), Ok(()), "{net}");
     }
     let mapped = Some("::ffff:203.0.113.200".parse().unwrap());
