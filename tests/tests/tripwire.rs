@@ -112,6 +112,26 @@ fn a_login_has_a_pool_of_its_own_where_new_connections_are_thinned() {
 }
 
 #[test]
+fn what_keeps_paths_and_addresses_up_has_a_pool_of_its_own_where_its_class_is_thinned() {
+    require_root!();
+    let udp = |sport, dport, payload: &[u8]| Ipv4::new().frame(&Udp::new(sport, dport, payload).build());
+    // A class, what floods it, and what passes all the same: BFD, its echoes, BFD over hops; DHCP.
+    let bfd = [3784, 3785, 4784].map(|port| udp(50_000, port, &[0x20; 24])).to_vec();
+    let dhcp = vec![udp(67, 68, &[2; 300]), udp(68, 67, &[1; 300])];
+    for (class, size, spared) in [(TrafficClass::UdpSmall, 24, bfd), (TrafficClass::UdpMedium, 300, dhcp)] {
+        let mut trap = Trap::new(1 << 20, 1);
+        trap.police(class, 1000.0, 0);
+        let flood = udp(5555, 40_000, &vec![7; size]);
+        for (at, frame) in (0..).zip(&spared) {
+            let passed = trap.send(&flood, at * 1000 * MS, 500, 50_000);
+            assert!(passed <= 550, "{class:?}: {passed}");
+            trap.send(&flood, at * 1000 * MS + 500 * MS, 1, 50_000);
+            assert_eq!(trap.send(frame, at * 1000 * MS + 502 * MS, 100, 60), 6, "{class:?}, {at}");
+        }
+    }
+}
+
+#[test]
 fn a_sample_says_what_became_of_its_packet() {
     require_root!();
     let mut trap = Trap::new(1, 1 << 20);

@@ -46,9 +46,7 @@ impl TripwireDriver {
         let classes = TrafficClass::ALL.into_iter().zip(wanted);
         for ((class, wanted), set) in classes.zip(&mut self.set) {
             let mut next = ceiling(wanted, jiffies.hz);
-            if class == TrafficClass::TcpSyn {
-                next.ports = self.ports;
-            }
+            next.ports = if class == TrafficClass::TcpSyn { self.ports } else { tripwire::spared_ports(class) };
             if next.flags & flags::POLICE != 0 {
                 switches |= if class.is_no_business() { ceilings::NO_BUSINESS } else { ceilings::OTHERS };
             }

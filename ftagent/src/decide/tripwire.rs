@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ftagent_common::TrafficClass;
+use ftagent_common::{TrafficClass, tripwire::SPARED_PORTS};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -54,6 +54,18 @@ pub struct Ceiling {
     pub wake_bps: Option<Bucket>,
     /// Drops.
     pub police: Option<Police>,
+}
+
+/// Returns the destination ports of a class that are spared where it is policed, in its pool beside: what keeps
+/// paths and addresses up, and is of no class of its own. 0: none.
+pub const fn spared_ports(class: TrafficClass) -> [u16; SPARED_PORTS] {
+    match class {
+        // BFD, its echoes and over several hops (RFC 5881, 4; RFC 5883, 5), and short messages of DHCPv6.
+        TrafficClass::UdpSmall => [3784, 3785, 4784, 546],
+        // DHCP of IPv4 has 236 bytes at least (RFC 2131, 2); both, to clients and to servers (RFC 9915, 7.2).
+        TrafficClass::UdpMedium => [67, 68, 546, 547],
+        _ => [0; SPARED_PORTS],
+    }
 }
 
 /// What a tick says.

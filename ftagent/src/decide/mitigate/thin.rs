@@ -21,7 +21,8 @@ const OVER_NS: u64 = 2_000_000_000;
 const fn is_spared(class: TrafficClass) -> bool {
     use TrafficClass::*;
     // Path MTU discovery is among ICMP's "unreachable" and ICMPv6's others, MLD among the latter too,
-    // OSPF and VRRP among other protocols; LLDP, LACP and 802.1X are other EtherTypes.
+    // OSPF and VRRP among other protocols; LLDP, LACP and 802.1X are other EtherTypes. BFD and DHCP are among
+    // the UDP that customers send: they have a pool beside it (`tripwire::spared_ports`).
     matches!(class, Arp | OtherL2 | Icmp6Nd | Icmp6Other | IcmpUnreachable | Igmp | OtherProto)
 }
 
