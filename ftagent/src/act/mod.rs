@@ -4,6 +4,7 @@ pub mod bgp;
 pub mod enforcer;
 pub mod guard;
 pub mod http;
+pub mod machine;
 pub mod nft;
 pub mod operator;
 pub mod scrub;

@@ -141,6 +141,6 @@ pub(super) fn digest(text: &str, digits: usize) -> String {
 /// Returns what marks things as those of this plane on this machine: it outlives the state directory.
 pub(super) fn owner(plane: &str) -> String {
     // The identity itself is confidential (machine-id(5)): a hash of it is not.
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    digest(&format!("ftagent/{}/{plane}", machine.trim()), 8)
+    let machine = crate::act::machine::id().unwrap_or_default();
+    digest(&format!("ftagent/{machine}/{plane}"), 8)
 }

@@ -301,19 +301,29 @@ impl Provider for Cloudflare {
 
     fn look(&mut self, items: &[Thing]) -> Result<Vec<Seen>, Trouble> {
         let blocks = items.iter().any(|item| matches!(item, Thing::Block { .. }));
-        let ruleset = if blocks { self.ruleset()? } else { None };
+        let ruleset = match if blocks { self.ruleset() } else { Ok(None) } {
+            Err(Trouble::Refused(why) | Trouble::Busy(why, _)) => Err(why),
+            other => Ok(other?),
+        };
         let block = |mark: &str| match &ruleset {
-            None => Seen::Barred(NO_RULESET.to_owned()),
-            Some((_, rules)) => {
-                let ours = rules.iter().find(|rule| text(rule, "description") == mark);
-                let on = ours.is_some_and(|rule| rule.get("enabled") != Some(&Value::Bool(false)));
-                if on { Seen::Present } else { Seen::Absent }
+            Err(why) => Seen::Unread(why.clone()),
+            Ok(None) => Seen::Barred(NO_RULESET.to_owned()),
+            Ok(Some((_, rules))) => {
+                let on = |rule: &Value| rule.get("enabled") != Some(&Value::Bool(false));
+                let mut ours = rules.iter().filter(|rule| text(rule, "description") == mark).map(on);
+                match ours.next() {
+                    None => Seen::Absent,
+                    Some(first) if first || ours.any(|on| on) => Seen::Present,
+                    Some(_) => Seen::Listed,
+                }
             }
         };
         let mut seen = Vec::with_capacity(items.len());
         for item in items {
             seen.push(match item {
-                Thing::Advertise { prefix_id, bgp_prefix_id, .. } => self.prefix(prefix_id, bgp_prefix_id)?,
+                Thing::Advertise { prefix_id, bgp_prefix_id, .. } => {
+                    Seen::of_one(self.prefix(prefix_id, bgp_prefix_id))?
+                }
                 Thing::Block { mark, .. } => block(mark),
             });
         }

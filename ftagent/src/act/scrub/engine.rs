@@ -17,7 +17,10 @@ use super::{
     judge::{self, Move, Phase, Sight, State},
 };
 use crate::{
-    act::upstream::{Driver, Witness},
+    act::{
+        machine,
+        upstream::{Driver, Witness},
+    },
     decide::ladder::{Report, Standing, Step, What},
 };
 
@@ -41,6 +44,8 @@ pub(super) struct Engine<P: Provider> {
     apart: BTreeSet<String>,
     /// Groups that the provider is busy with: until when, and why.
     busy: BTreeMap<String, (Duration, String)>,
+    /// Since when items are wanted that are not there, by key.
+    since: BTreeMap<String, Duration>,
     /// No request at all for a while.
     pause: Option<Pause>,
     /// The steps of the round before.
@@ -105,6 +110,7 @@ impl<P: Provider> Engine<P> {
             refused: BTreeMap::new(),
             apart: BTreeSet::new(),
             busy: BTreeMap::new(),
+            since: BTreeMap::new(),
             pause: None,
             steps: BTreeSet::new(),
             failures: 0,
@@ -149,6 +155,16 @@ impl<P: Provider> Engine<P> {
     /// Takes over what bears our mark though the journal does not know it: the journal was lost.
     fn sweep(&mut self) -> Result<(), Trouble> {
         if self.swept {
+            return Ok(());
+        }
+        if machine::id().is_none() {
+            let plane = &self.name;
+            warn!(
+                plane,
+                "This machine has no identity of its own (/etc/machine-id): what an earlier life asked for is \
+                          known by the journal alone."
+            );
+            self.swept = true;
             return Ok(());
         }
         let now = (self.now)().as_secs();
@@ -227,6 +243,7 @@ impl<P: Provider> Engine<P> {
         }
         self.standings.clear();
         self.refused.clear();
+        self.since.clear();
         self.apart.clear();
         self.journal
             .save()
@@ -241,15 +258,18 @@ impl<P: Provider> Engine<P> {
         orders: &[Order<P::Item>],
         round: &mut Round,
     ) -> Vec<(String, Batch<P::Item>)> {
-        let (now, afresh) = ((self.now)().as_secs(), self.number());
+        let (clock, afresh) = ((self.now)(), self.number());
+        let now = clock.as_secs();
         let mut batches: Vec<(String, Batch<P::Item>)> = Vec::new();
         self.refused.retain(|key, _| orders.iter().any(|order| order.item.key() == *key));
         self.standings.retain(|key, _| orders.iter().any(|order| order.item.key() == *key));
+        self.since.retain(|key, _| orders.iter().any(|order| order.item.key() == *key));
         for (item, seen) in items.iter().zip(seen) {
             let key = item.key();
             let order = orders.iter().find(|order| order.item.key() == key);
             let state = self.journal.find(&key).map(|entry| entry.state.clone());
-            let sight = Sight { seen, now, pace: &self.pace, diverts: item.diverts() };
+            let waited = self.since.get(&key).map_or(Duration::ZERO, |since| clock.saturating_sub(*since));
+            let sight = Sight { seen, now, pace: &self.pace, diverts: item.diverts(), waited };
             let mut verdict = match (order, &state) {
                 (Some(_), state) => judge::wanted(state.as_ref(), sight),
                 (None, Some(state)) => judge::unwanted(state, sight),
@@ -263,6 +283,11 @@ impl<P: Provider> Engine<P> {
             round.moving |= verdict.moving;
             if let Some(trouble) = verdict.trouble {
                 round.trouble = Some(format!("{key}: {trouble}"));
+            }
+            if order.is_some() && verdict.standing != Standing::Present {
+                self.since.entry(key.clone()).or_insert(clock);
+            } else {
+                self.since.remove(&key);
             }
             if order.is_some() {
                 self.standings.insert(key.clone(), verdict.standing);
@@ -280,12 +305,16 @@ impl<P: Provider> Engine<P> {
                 Move::Forget => self.journal.forget(&key),
                 Move::Note(state) => note(&mut self.journal, item, order, state),
                 Move::Ask(attempt) => {
-                    let attempt = attempt.unwrap_or(afresh);
+                    let attempt = attempt.filter(|attempt| *attempt != 0).unwrap_or(afresh);
                     batch.add.extend(order.map(|order| Order { attempt, ..order.clone() }));
                 }
                 Move::TakeBack => batch.remove.extend(self.journal.find(&key).map(|entry| Order {
                     item: item.clone(),
-                    attempt: if entry.state.phase == Phase::TakingBack { entry.state.attempt } else { afresh },
+                    // The same again only where nobody knows whether the one before arrived.
+                    attempt: match entry.state {
+                        State { phase: Phase::TakingBack, attempt: 1.., .. } => entry.state.attempt,
+                        _ => afresh,
+                    },
                     incident: entry.incident.clone(),
                     reason: "nobody wants it any more".to_owned(),
                 })),
@@ -359,3 +388,6 @@ impl<P: Provider> Driver for Engine<P> {
         self.interval
     }
 }
+
+#[cfg(test)]
+mod tests;

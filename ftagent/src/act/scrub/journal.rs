@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Item, judge::State};
+use super::{
+    Item,
+    judge::{Phase, State},
+};
 
 const VERSION: u32 = 1;
 
@@ -45,6 +48,31 @@ struct Written<'a, I> {
 struct Read<I> {
     version: u32,
     entries: Vec<Entry<I>>,
+}
+
+/// Returns what journals list that is, or may be, at a provider by our doing: for each plane its items, as text.
+/// Journals that cannot be read list themselves.
+pub fn listed(state: &Path) -> Vec<(String, Vec<String>)> {
+    let mut all = Vec::new();
+    for file in fs::read_dir(state.join("scrub")).into_iter().flatten().flatten() {
+        let path = file.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"))
+        else {
+            continue;
+        };
+        let read = fs::read(&path).and_then(|text| Ok(serde_json::from_slice::<Read<serde_json::Value>>(&text)?));
+        let items = match read {
+            Ok(read) => {
+                let ours = |entry: &&Entry<_>| entry.state.ours && entry.state.phase != Phase::TakenBack;
+                read.entries.iter().filter(ours).map(|entry| entry.item.to_string()).collect()
+            }
+            Err(error) => vec![format!("what {} says, which cannot be read ({error})", path.display())],
+        };
+        all.push((name.to_owned(), items));
+    }
+    all.retain(|(_, items): &(String, Vec<String>)| !items.is_empty());
+    all.sort();
+    all
 }
 
 impl<I: Item> Journal<I> {

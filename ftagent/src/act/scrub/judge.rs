@@ -38,7 +38,8 @@ pub(super) struct State {
     pub ours: bool,
     /// When the phase began, seconds since 1970.
     pub since: u64,
-    /// The number of the last attempt at it; that of a later one is larger.
+    /// The number of the last attempt at it; that of a later one is larger. 0: it was answered, and the next one
+    /// is another.
     pub attempt: u64,
     /// How often a yes came to nothing.
     #[serde(default)]
@@ -86,6 +87,8 @@ pub(super) struct Sight<'a> {
     pub pace: &'a Pace,
     /// Whether the item leads traffic elsewhere.
     pub diverts: bool,
+    /// For how long it has been wanted in vain.
+    pub waited: Duration,
 }
 
 impl Sight<'_> {
@@ -104,6 +107,11 @@ impl Sight<'_> {
 
     fn gap(&self) -> Duration {
         if self.diverts { self.pace.gap.max(self.pace.drain) } else { Duration::ZERO }
+    }
+
+    /// Returns what to say of something that the provider is busy with: its time is not over before it was given.
+    fn busy(&self, why: &str) -> Standing {
+        if self.waited <= self.pace.activation { Standing::Asked } else { Standing::Failed(why.to_owned()) }
     }
 
     fn fresh(&self, phase: Phase, ours: bool) -> State {
@@ -147,7 +155,8 @@ pub(super) fn wanted(state: Option<&State>, sight: Sight<'_>) -> Verdict {
 /// Nothing is known of it yet.
 fn unknown(sight: Sight<'_>) -> Verdict {
     match sight.seen {
-        Seen::Absent => verdict(Move::Ask(None), Standing::Asked),
+        // Of one that it does not tell of, the answer to asking for it tells.
+        Seen::Absent | Seen::Listed | Seen::Unread(_) => verdict(Move::Ask(None), Standing::Asked),
         // Somebody else had the same thought; it is theirs.
         Seen::Present => verdict(Move::Note(sight.fresh(Phase::Present, false)), Standing::Present),
         // Nobody's to keep in mind: when it ends by itself it is asked for.
@@ -155,7 +164,7 @@ fn unknown(sight: Sight<'_>) -> Verdict {
         Seen::Coming => verdict(Move::Note(sight.fresh(Phase::Asked, false)), Standing::Asked),
         Seen::Going => {
             let why = "somebody is taking it away just now; it is asked for when it is gone";
-            verdict(Move::Rest, Standing::Failed(why.to_owned()))
+            verdict(Move::Rest, sight.busy(why))
         }
         Seen::Barred(why) => verdict(Move::Rest, Standing::Refused(why.clone())),
     }
@@ -170,17 +179,26 @@ fn asked(state: &State, sight: Sight<'_>) -> Verdict {
             let state = State { vain: 0, ..sight.turned(state, Phase::Present) };
             verdict(Move::Note(state), Standing::Present)
         }
-        Seen::Coming if age <= sight.pace.activation => {
+        Seen::Coming | Seen::Listed if age <= sight.pace.activation => {
             verdict(Move::Note(sight.turned(state, Phase::Asked)), Standing::Asked)
         }
         Seen::Coming => {
             let why = format!("the provider has been at it for {waited} and is not done; look at its status page");
             verdict(Move::Rest, Standing::Failed(why))
         }
+        Seen::Listed => {
+            let why = "the provider lists it, and somebody switched it off there: switch it on, or remove it";
+            verdict(Move::Rest, Standing::Failed(why.to_owned()))
+        }
         // The same again: nobody knows whether the request before arrived.
-        Seen::Absent if state.phase == Phase::Asking => verdict(Move::Ask(Some(state.attempt)), vainly(state, None)),
+        Seen::Absent | Seen::Unread(_) if state.phase == Phase::Asking => {
+            verdict(Move::Ask(Some(state.attempt)), vainly(state, None))
+        }
         Seen::Absent if age <= sight.pace.activation => verdict(Move::Rest, vainly(state, None)),
         Seen::Absent => verdict(Move::Ask(None), vainly(state, Some(&waited))),
+        Seen::Unread(_) if age <= sight.pace.activation => verdict(Move::Rest, vainly(state, None)),
+        Seen::Unread(why) => verdict(Move::Rest, Standing::Failed(why.clone())),
+        Seen::Going if age <= sight.pace.activation => verdict(Move::Rest, vainly(state, None)),
         Seen::Going => verdict(Move::Rest, Standing::Failed("it is being taken away again".to_owned())),
         Seen::Barred(why) => verdict(Move::Forget, Standing::Refused(why.clone())),
     }
@@ -207,6 +225,9 @@ fn present(state: &State, sight: Sight<'_>) -> Verdict {
             verdict(note, Standing::Present)
         }
         Seen::Coming => verdict(Move::Rest, Standing::Asked),
+        Seen::Unread(why) => verdict(Move::Rest, Standing::Failed(why.clone())),
+        // It stays known as ours, so that what is switched off there goes in the end.
+        Seen::Listed => verdict(Move::Rest, Standing::TakenBack),
         Seen::Absent | Seen::Going | Seen::Barred(_) => {
             let missing = state.missing.saturating_add(1);
             if missing < MISSING {
@@ -223,12 +244,17 @@ fn returning(state: &State, sight: Sight<'_>) -> Verdict {
     let age = sight.age(state);
     match sight.seen {
         Seen::Lent => verdict(Move::Rest, Standing::Present),
+        // The request to take it back, whose answer was lost, may still take effect: that is nobody's hand.
+        Seen::Present if state.phase == Phase::TakingBack && state.attempt != 0 && age <= sight.pace.grace => {
+            verdict(Move::Rest, Standing::Asked)
+        }
         Seen::Present if state.phase == Phase::TakingBack || age > sight.pace.removal => {
             let back = State { since: sight.now, ..sight.turned(state, Phase::Present) };
             verdict(Move::Note(back), Standing::Present)
         }
         Seen::Present | Seen::Coming => verdict(Move::Rest, Standing::Asked),
-        Seen::Absent if age < sight.gap() => {
+        Seen::Listed | Seen::Unread(_) if age <= sight.pace.grace => verdict(Move::Rest, Standing::Asked),
+        Seen::Absent | Seen::Listed | Seen::Unread(_) if age < sight.gap() => {
             let left = minutes(sight.gap().saturating_sub(age));
             let why = format!(
                 "it was taken back {} ago; it is asked for again in {left}, so that it does not flap",
@@ -236,10 +262,8 @@ fn returning(state: &State, sight: Sight<'_>) -> Verdict {
             );
             verdict(Move::Rest, Standing::Failed(why))
         }
-        Seen::Absent => verdict(Move::Ask(None), Standing::Asked),
-        Seen::Going => {
-            verdict(Move::Rest, Standing::Failed("it is still leaving; it is asked for when it is gone".to_owned()))
-        }
+        Seen::Absent | Seen::Listed | Seen::Unread(_) => verdict(Move::Ask(None), Standing::Asked),
+        Seen::Going => verdict(Move::Rest, sight.busy("it is still leaving; it is asked for when it is gone")),
         Seen::Barred(why) => verdict(Move::Forget, Standing::Refused(why.clone())),
     }
 }
@@ -254,7 +278,9 @@ pub(super) fn unwanted(state: &State, sight: Sight<'_>) -> Verdict {
     let age = sight.age(state);
     // Behind what the provider does by itself ours may still be there, until it was taken back.
     let lent = *sight.seen == Seen::Lent && matches!(state.phase, Phase::TakingBack | Phase::Leaving);
-    let gone = lent || matches!(sight.seen, Seen::Absent | Seen::Barred(_));
+    // A provider that said that it is gone, and does not tell of it, is believed.
+    let untold = matches!(sight.seen, Seen::Unread(_)) && state.phase == Phase::Leaving;
+    let gone = lent || untold || matches!(sight.seen, Seen::Absent | Seen::Barred(_));
     match state.phase {
         Phase::Asking if gone && age >= sight.pace.grace => rest(Move::Forget, false),
         Phase::Asking if gone => rest(Move::Rest, true),

@@ -33,6 +33,7 @@ use crate::{
     decide::ladder::{Step, What},
 };
 
+pub use journal::listed;
 pub use webhook::signature;
 
 /// How fast things go at a provider, and how patient we are.
@@ -188,8 +189,22 @@ enum Seen {
     Lent,
     /// It is being taken away.
     Going,
+    /// It is listed, and somebody switched it off: it has no effect, and could have one again.
+    Listed,
     /// It is not there, and cannot be asked for. Why, and the remedy.
     Barred(String),
+    /// The provider does not tell of this one. Why.
+    Unread(String),
+}
+
+impl Seen {
+    /// Takes the answer about one item. Only what holds for all of them is an error.
+    fn of_one(answer: Result<Self, Trouble>) -> Result<Self, Trouble> {
+        match answer {
+            Err(Trouble::Refused(why) | Trouble::Busy(why, _)) => Ok(Self::Unread(why)),
+            other => other,
+        }
+    }
 }
 
 /// Why a request came to nothing. Texts hold no secrets.
@@ -230,7 +245,8 @@ trait Provider: Send {
     /// Returns what a step asks for, in the order in which it is to be asked for; may look it up.
     fn resolve(&mut self, step: &Step) -> Result<Vec<Self::Item>, Trouble>;
 
-    /// Returns how the items are, in their order.
+    /// Returns how the items are, in their order. One that cannot be read is [`Seen::Unread`]: the others are seen
+    /// to all the same.
     fn look(&mut self, items: &[Self::Item]) -> Result<Vec<Seen>, Trouble>;
 
     /// Asks for some and takes others back, all of one group.

@@ -391,18 +391,28 @@ impl Provider for Ovh {
     }
 
     fn look(&mut self, items: &[Thing]) -> Result<Vec<Seen>, Trouble> {
-        let mut known: BTreeMap<Ipv4Addr, BTreeMap<u64, Value>> = BTreeMap::new();
+        let mut known: BTreeMap<Ipv4Addr, Result<BTreeMap<u64, Value>, String>> = BTreeMap::new();
         let mut seen = Vec::with_capacity(items.len());
         for item in items {
             seen.push(match item {
-                Thing::Mitigation { block, ip } => self.mitigation(*block, *ip)?,
-                Thing::Firewall { block, ip } => self.firewall(*block, *ip)?,
+                Thing::Mitigation { block, ip } => Seen::of_one(self.mitigation(*block, *ip))?,
+                Thing::Firewall { block, ip } => Seen::of_one(self.firewall(*block, *ip))?,
                 Thing::Rule { block, ip, flow } => {
                     if !known.contains_key(ip) {
-                        known.insert(*ip, self.rules(*block, *ip)?);
+                        let rules = match self.rules(*block, *ip) {
+                            Err(Trouble::Refused(why) | Trouble::Busy(why, _)) => Err(why),
+                            other => Ok(other?),
+                        };
+                        known.insert(*ip, rules);
                     }
-                    let rules = known.get(ip).into_iter().flat_map(BTreeMap::values);
-                    rules.clone().find(|found| is(found, flow)).map_or(Seen::Absent, |it| standing(text(it, "state")))
+                    match known.get(ip) {
+                        Some(Ok(rules)) => {
+                            let found = rules.values().find(|found| is(found, flow));
+                            found.map_or(Seen::Absent, |it| standing(text(it, "state")))
+                        }
+                        Some(Err(why)) => Seen::Unread(why.clone()),
+                        None => Seen::Absent,
+                    }
                 }
             });
         }

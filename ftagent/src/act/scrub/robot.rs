@@ -243,6 +243,8 @@ impl Provider for Robot {
             match (there, firewall.busy) {
                 (true, true) => Seen::Coming,
                 (true, false) if firewall.active => Seen::Present,
+                // It would come into force when somebody switches the firewall on.
+                (true, false) => Seen::Listed,
                 (false, true) => Seen::Going,
                 _ if !firewall.active => Seen::Barred(format!(
                     "the firewall of server {} is off, and to switch it on would put its other rules in force as well: \

@@ -20,6 +20,8 @@ use crate::{
     decide::ladder::{Step, What},
 };
 
+/// The message that asks how a thing is.
+const STATUS: &str = "ftagent.status";
 /// Between two tries at something that the receiver is not ready for.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -123,6 +125,8 @@ impl Webhook {
                 Ok(Answer { state, reason })
             }
             401 | 403 => Err(self.api.denied(&self.file, &why, "give both sides the same `secret`, and the same time")),
+            // It may not know this one; if it knows nothing at all, asking and taking back say so.
+            404 | 410 if kind == STATUS => Err(self.api.refused(&format!("it tells nothing of this one ({why})"))),
             404 | 410 => Err(Trouble::Denied(format!("nobody takes the webhook any more ({why}): look at `endpoint`"))),
             409 => Err(Trouble::Busy(format!("the webhook's receiver is busy ({why})"), AGAIN)),
             400..500 => Err(self.api.refused(&why)),
@@ -181,7 +185,7 @@ impl Provider for Webhook {
 
     fn look(&mut self, items: &[Thing]) -> Result<Vec<Seen>, Trouble> {
         let look = |thing: &Thing| {
-            let answer = self.call("ftagent.status", &format!("status_{}", unique()), &self.data(thing, "", ""))?;
+            let answer = self.call(STATUS, &format!("status_{}", unique()), &self.data(thing, "", ""))?;
             Ok(match answer.state.as_str() {
                 "present" => Seen::Present,
                 "asked" => Seen::Coming,
@@ -191,7 +195,7 @@ impl Provider for Webhook {
                 _ => Seen::Barred(format!("the webhook's receiver refuses it: {}", answer.reason)),
             })
         };
-        items.iter().map(look).collect()
+        items.iter().map(|thing| Seen::of_one(look(thing))).collect()
     }
 
     fn change(&mut self, add: &[Order<Thing>], remove: &[Order<Thing>]) -> Result<(), Trouble> {

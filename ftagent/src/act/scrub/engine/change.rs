@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     super::{
@@ -24,49 +24,76 @@ const MOST_PATIENCE: Duration = Duration::from_secs(3600);
 const DENIED: Duration = Duration::from_secs(900);
 
 impl<P: Provider> Engine<P> {
-    /// Carries out the changes of one group.
+    /// Carries out the changes of one group. What is to be taken back does not wait for a disk: neither for the audit
+    /// log nor for the journal, which knows of it from before.
     pub(super) fn change(
         &mut self,
         group: &str,
-        batch: Batch<P::Item>,
+        mut batch: Batch<P::Item>,
         witness: &dyn Witness,
         round: &mut Round,
     ) -> Result<(), Trouble> {
         let now = (self.now)();
         let busy = self.busy.get(group).filter(|(until, _)| now < *until).map(|(_, why)| why.clone());
         if let Some(why) = busy {
-            self.fail(&batch.add, &why);
+            self.wait(&batch.add, &why);
             round.remains(&batch, &why);
             return Ok(());
         }
         self.busy.remove(group);
-        let acts: Vec<Act> = self.acts(&batch);
-        for act in &acts {
+        let backs = self.acts(&batch.remove, false);
+        for act in &backs {
             if let Err(why) = witness.before(act) {
-                self.fail(&batch.add, &format!("it was not asked for: {why}"));
+                warn!(plane = self.name, subject = act.subject, %why, "It is taken back without a line in the audit log.");
                 round.trouble = Some(why);
-                return Ok(());
             }
+        }
+        let mut asks = self.acts(&batch.add, true);
+        if let Some((written, why)) = first_error(asks.iter().map(|act| witness.before(act))) {
+            asks.truncate(written);
+            self.leave_out(&mut batch, &mut asks, witness, &why);
+            round.trouble = Some(why);
         }
         let before = self.states(&batch.add);
         if let Err(why) = self.mark(&batch, now.as_secs()) {
-            // What is to be taken back is known from before; what is to be asked for would be forgotten.
-            round.trouble = Some(why.clone());
-            if !batch.add.is_empty() {
-                acts.iter().for_each(|act| witness.after(act, Err(&why)));
-                self.restore(before);
-                self.fail(&batch.add, &format!("it was not asked for: {why}"));
-                return Ok(());
-            }
+            // What is to be asked for would be forgotten.
+            self.restore(before.clone());
+            self.leave_out(&mut batch, &mut asks, witness, &why);
+            round.trouble = Some(why);
+        }
+        if batch.add.is_empty() && batch.remove.is_empty() {
+            return Ok(());
         }
         let result = self.provider.change(&batch.add, &batch.remove);
         let why = result.as_ref().err().map(|trouble| trouble.why().to_owned());
-        acts.iter().for_each(|act| witness.after(act, why.as_deref().map_or(Ok(()), Err)));
+        asks.iter().chain(&backs).for_each(|act| witness.after(act, why.as_deref().map_or(Ok(()), Err)));
         if matches!(result, Err(Trouble::Refused(_) | Trouble::Busy(..) | Trouble::Limited(..) | Trouble::Denied(_))) {
-            // Nothing was done: things are as they were.
-            self.restore(before);
+            // Nothing was done: things are as they were. It was answered, so the next attempt is another.
+            if !batch.add.is_empty() {
+                self.restore(before);
+            }
+            self.answered(&batch);
         }
         self.settle(group, &batch, result, round)
+    }
+
+    /// Asks for nothing: it could not be written down.
+    fn leave_out(&mut self, batch: &mut Batch<P::Item>, asks: &mut Vec<Act>, witness: &dyn Witness, why: &str) {
+        asks.drain(..).for_each(|act| witness.after(&act, Err(why)));
+        self.fail(&batch.add, &format!("it was not asked for: {why}"));
+        batch.add.clear();
+    }
+
+    /// Notes of what was answered that the next attempt at it is another.
+    fn answered(&mut self, batch: &Batch<P::Item>) {
+        for order in batch.add.iter().chain(&batch.remove) {
+            let key = order.item.key();
+            if let Some(state) = self.journal.find(&key).map(|entry| entry.state.clone())
+                && matches!(state.phase, Phase::Asking | Phase::TakingBack)
+            {
+                self.journal.note(&key, State { attempt: 0, ..state });
+            }
+        }
     }
 
     /// Returns what is known of items before they are asked for.
@@ -130,6 +157,11 @@ impl<P: Provider> Engine<P> {
             }
             // It may have been done: the next look tells.
             Err(Trouble::Lost(why, _)) => self.fail(&batch.add, why),
+            Err(Trouble::Busy(why, _)) => {
+                info!(plane = self.name, group, %why, "The provider is not ready for it; it is asked again.");
+                self.wait(&batch.add, why);
+                round.remains(batch, why);
+            }
             Err(trouble) => {
                 self.fail(&batch.add, trouble.why());
                 round.remains(batch, trouble.why());
@@ -166,14 +198,26 @@ impl<P: Provider> Engine<P> {
         }
     }
 
+    /// Says of what the provider is too busy for that it is asked for; when its time is over, that it failed.
+    fn wait(&mut self, orders: &[Order<P::Item>], why: &str) {
+        let now = (self.now)();
+        for order in orders {
+            let key = order.item.key();
+            let since = *self.since.entry(key.clone()).or_insert(now);
+            let over = now.saturating_sub(since) > self.pace.activation;
+            let standing = if over { Standing::Failed(why.to_owned()) } else { Standing::Asked };
+            self.standings.insert(key, standing);
+        }
+    }
+
     fn fail(&mut self, orders: &[Order<P::Item>], why: &str) {
         for order in orders {
             self.standings.insert(order.item.key(), Standing::Failed(why.to_owned()));
         }
     }
 
-    fn acts(&self, batch: &Batch<P::Item>) -> Vec<Act> {
-        let act = |order: &Order<P::Item>, add: bool| {
+    fn acts(&self, orders: &[Order<P::Item>], add: bool) -> Vec<Act> {
+        let act = |order: &Order<P::Item>| {
             let item = serde_json::to_value(&order.item).unwrap_or_default();
             let (ask, back) = order.item.verbs();
             Act {
@@ -186,8 +230,7 @@ impl<P: Provider> Engine<P> {
                 after: if add { item } else { Value::Null },
             }
         };
-        let remove = batch.remove.iter().map(|order| act(order, false));
-        batch.add.iter().map(|order| act(order, true)).chain(remove).collect()
+        orders.iter().map(act).collect()
     }
 
     /// Goes on after a failure that is not about one item: not at once.
@@ -208,6 +251,18 @@ impl<P: Provider> Engine<P> {
         self.pause = Some(Pause { until: (self.now)() + wait, why: trouble.why().to_owned(), firm });
         self.interval = wait;
     }
+}
+
+/// Returns how many went well before the first that did not, and what was wrong with that.
+fn first_error(mut results: impl Iterator<Item = Result<(), String>>) -> Option<(usize, String)> {
+    let mut written = 0;
+    results.find_map(|result| match result {
+        Ok(()) => {
+            written += 1;
+            None
+        }
+        Err(why) => Some((written, why)),
+    })
 }
 
 /// Takes up to a quarter off or puts it on, so that many nodes do not come back at once.

@@ -24,7 +24,7 @@ fn state(phase: Phase, age: u64) -> State {
 }
 
 fn sight(seen: &Seen) -> Sight<'_> {
-    Sight { seen, now: NOW, pace: &PACE, diverts: true }
+    Sight { seen, now: NOW, pace: &PACE, diverts: true, waited: Duration::ZERO }
 }
 
 /// In short: what is done, and what is said of it.
@@ -60,6 +60,8 @@ fn short(verdict: &Verdict) -> (&'static str, &'static str) {
 #[test]
 fn what_is_wanted() {
     let barred = Seen::Barred("locked".to_owned());
+    let unread = Seen::Unread("status 400".to_owned());
+    let answered = State { attempt: 0, ..state(Phase::TakingBack, 5) };
     let missing = State { missing: 1, ..state(Phase::Present, 5000) };
     let theirs = State { ours: false, ..state(Phase::Present, 5000) };
     let theirs_missing = State { missing: 1, ..theirs.clone() };
@@ -67,7 +69,22 @@ fn what_is_wanted() {
         (None, &Seen::Absent, ("ask", "asked")),
         // Somebody else was faster: it is not ours to take back.
         (None, &Seen::Present, ("theirs", "present")),
-        (None, &Seen::Going, ("rest", "failed")),
+        // It is busy: that is no failure before its time is over.
+        (None, &Seen::Going, ("rest", "asked")),
+        (Some(state(Phase::Asked, 599)), &Seen::Going, ("rest", "asked")),
+        (Some(state(Phase::Asked, 601)), &Seen::Going, ("rest", "failed")),
+        // It does not tell of this one: the answer to asking tells, and what was there is not thought to be gone.
+        (None, &unread, ("ask", "asked")),
+        (Some(state(Phase::Asking, 1)), &unread, ("ask again", "asked")),
+        (Some(state(Phase::Asked, 5)), &unread, ("rest", "asked")),
+        (Some(state(Phase::Asked, 601)), &unread, ("rest", "failed")),
+        (Some(state(Phase::Present, 5000)), &unread, ("rest", "failed")),
+        (Some(state(Phase::TakenBack, 5)), &unread, ("rest", "taken back")),
+        (Some(state(Phase::Leaving, 1201)), &unread, ("ask", "asked")),
+        // Somebody switched it off: it is taken back, and stays known as ours until it is gone.
+        (Some(state(Phase::Present, 5000)), &Seen::Listed, ("rest", "taken back")),
+        (Some(state(Phase::Asked, 5)), &Seen::Listed, ("asked", "asked")),
+        (Some(state(Phase::Asked, 601)), &Seen::Listed, ("rest", "failed")),
         // The provider does it by itself: when that ends it is asked for, and what was ours is taken back.
         (None, &Seen::Lent, ("rest", "present")),
         (Some(state(Phase::Asked, 5)), &Seen::Lent, ("present", "present")),
@@ -99,7 +116,11 @@ fn what_is_wanted() {
         (Some(state(Phase::Leaving, 1201)), &Seen::Absent, ("ask", "asked")),
         (Some(state(Phase::Leaving, 5)), &Seen::Present, ("rest", "asked")),
         (Some(state(Phase::Leaving, 601)), &Seen::Present, ("present", "present")),
-        (Some(state(Phase::TakingBack, 5)), &Seen::Present, ("present", "present")),
+        // What took it back may still be on its way; if it arrives, nobody's hand did it.
+        (Some(state(Phase::TakingBack, 5)), &Seen::Present, ("rest", "asked")),
+        (Some(state(Phase::TakingBack, 121)), &Seen::Present, ("present", "present")),
+        (Some(answered), &Seen::Present, ("present", "present")),
+        (Some(state(Phase::TakingBack, 1201)), &Seen::Absent, ("ask", "asked")),
     ];
     for (state, seen, expected) in rows {
         assert_eq!(short(&wanted(state.as_ref(), sight(seen))), *expected, "{state:?}, {seen:?}");
@@ -109,6 +130,7 @@ fn what_is_wanted() {
 #[test]
 fn what_nobody_wants_any_more() {
     let barred = Seen::Barred("locked".to_owned());
+    let unread = Seen::Unread("status 400".to_owned());
     let missing = State { missing: 1, ..state(Phase::Present, 5000) };
     let theirs = State { ours: false, ..state(Phase::Present, 5000) };
     let rows: &[(State, &Seen, (&str, bool))] = &[
@@ -133,6 +155,14 @@ fn what_nobody_wants_any_more() {
         (state(Phase::TakingBack, 1), &Seen::Lent, ("leaving", true)),
         (state(Phase::Leaving, 1201), &Seen::Lent, ("forget", false)),
         (state(Phase::Leaving, 5), &Seen::Present, ("rest", true)),
+        // It does not tell of it: it is taken back all the same, and a yes to that is believed.
+        (state(Phase::Asked, 1801), &unread, ("take back", true)),
+        (state(Phase::Present, 1801), &unread, ("take back", true)),
+        (state(Phase::TakingBack, 1), &unread, ("take back", true)),
+        (state(Phase::Leaving, 1201), &unread, ("forget", false)),
+        // Switched off there it would have an effect again when somebody switches it on.
+        (state(Phase::Present, 1801), &Seen::Listed, ("take back", true)),
+        (state(Phase::TakingBack, 1), &Seen::Listed, ("take back", true)),
         // It said that it is gone, and it is not.
         (state(Phase::Leaving, 601), &Seen::Present, ("take back", true)),
         (state(Phase::Leaving, 601), &Seen::Going, ("rest", true)),
@@ -147,6 +177,14 @@ fn what_nobody_wants_any_more() {
     }
     let verdict = unwanted(&state(Phase::Leaving, 601), sight(&Seen::Present));
     assert!(verdict.trouble.unwrap().contains("11 min ago"));
+}
+
+#[test]
+fn a_provider_that_is_busy_for_long_has_failed() {
+    let long = Sight { waited: Duration::from_secs(601), ..sight(&Seen::Going) };
+    assert_eq!(short(&wanted(None, long)), ("rest", "failed"));
+    assert_eq!(short(&wanted(Some(&state(Phase::Leaving, 5)), long)), ("rest", "failed"));
+    assert_eq!(short(&wanted(Some(&state(Phase::Leaving, 5)), sight(&Seen::Going))), ("rest", "asked"));
 }
 
 #[test]
