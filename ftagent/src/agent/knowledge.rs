@@ -201,34 +201,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::decide::{Metric, Now, Severity, Vector};
+    use crate::decide::{Metric, Now, Vector};
 
     fn incident(id: &str) -> Incident {
-        Incident {
-            id: id.to_owned(),
-            vector: Vector::SynFlood,
-            vectors: vec![Vector::SynFlood],
-            confidence: 1.0,
-            severity: Severity::Low,
-            tool: None,
-            began: Now::default(),
-            opened: Now::default(),
-            closed: None,
-            quiet_since: None,
-            metric: Metric::Pps,
-            exit_threshold: 0.0,
-            pps: 0.0,
-            bps: 0.0,
-            peak_pps: 0.0,
-            peak_bps: 0.0,
-            packets: 0,
-            bytes: 0,
-            findings: Vec::new(),
-            rules: Vec::new(),
-            mitigated: None,
-            thinned: std::collections::BTreeMap::new(),
-            timeline: Vec::new(),
-        }
+        Incident::new(id.to_owned(), Vector::SynFlood, Now::default(), Now::default())
     }
 
     #[test]

@@ -203,17 +203,9 @@ pub mod tests {
             evidence: evidence(),
         };
         Incident {
-            id: "20260801T120000Z-1".to_owned(),
-            vector: Vector::SynFlood,
-            vectors: vec![Vector::SynFlood],
             confidence: 0.97,
             severity: Severity::High,
             tool: Some("hping3".to_owned()),
-            began: at(-200),
-            opened: at(0),
-            closed: None,
-            quiet_since: None,
-            metric: Metric::Pps,
             exit_threshold: 500.0,
             pps: 48_210.0,
             bps: 24_683_520.0,
@@ -222,13 +214,11 @@ pub mod tests {
             packets: 3_480_000,
             bytes: 222_720_000,
             findings: vec![finding],
-            rules: Vec::new(),
-            mitigated: None,
-            thinned: std::collections::BTreeMap::new(),
             timeline: vec![
                 Entry { at: at(0), what: "opened as syn_flood".to_owned() },
                 Entry { at: at(4_200), what: "severity rose to high".to_owned() },
             ],
+            ..Incident::new("20260801T120000Z-1".to_owned(), Vector::SynFlood, at(-200), at(0))
         }
     }
 

@@ -100,6 +100,35 @@ pub struct Incident {
 }
 
 impl Incident {
+    /// One of which nothing is known yet but this: what is one's own, write in front of `..Incident::new(…)`.
+    pub fn new(id: String, vector: Vector, began: Now, opened: Now) -> Self {
+        Self {
+            id,
+            vector,
+            vectors: vec![vector],
+            confidence: 1.0,
+            severity: Severity::Low,
+            tool: None,
+            began,
+            opened,
+            closed: None,
+            quiet_since: None,
+            metric: Metric::Pps,
+            exit_threshold: 0.0,
+            pps: 0.0,
+            bps: 0.0,
+            peak_pps: 0.0,
+            peak_bps: 0.0,
+            packets: 0,
+            bytes: 0,
+            findings: Vec::new(),
+            rules: Vec::new(),
+            mitigated: None,
+            thinned: BTreeMap::new(),
+            timeline: Vec::new(),
+        }
+    }
+
     /// Returns whether it is still going on.
     pub const fn is_open(&self) -> bool {
         self.closed.is_none()

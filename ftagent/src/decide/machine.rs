@@ -435,30 +435,19 @@ fn begin(number: u64, now: Now, first: &Finding, excess: &[Excess]) -> Incident 
     let since = excess.iter().filter(of_finding).map(|excess| excess.since_ns).min().unwrap_or(now.mono_ns);
     let ago = now.mono_ns.saturating_sub(since);
     let began = Now { mono_ns: since, unix_ms: now.unix_ms - i64::try_from(ago / 1_000_000).unwrap_or(0) };
+    let id = format!("{}-{number}", stamp(now.unix_ms));
     let mut incident = Incident {
-        id: format!("{}-{number}", stamp(now.unix_ms)),
-        vector: first.vector,
+        // Judged with the first findings, as it is again with those that follow.
         vectors: Vec::new(),
         confidence: first.confidence,
-        severity: Severity::Low,
         tool: first.tool.clone(),
-        began,
-        opened: now,
-        closed: None,
-        quiet_since: None,
         metric: evidence.metric.unwrap_or(Metric::Pps),
-        exit_threshold: 0.0,
         pps: evidence.pps,
         bps: evidence.bps,
-        peak_pps: 0.0,
-        peak_bps: 0.0,
         packets: evidence.packets,
         bytes: evidence.bytes,
-        findings: Vec::new(),
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: BTreeMap::new(),
         timeline: vec![Entry { at: began, what: "the excess began".to_owned() }],
+        ..Incident::new(id, first.vector, began, now)
     };
     note(&mut incident, now, format!("opened as {}: {}", first.vector.as_str(), evidence.line));
     incident

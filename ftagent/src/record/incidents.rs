@@ -97,35 +97,12 @@ impl IncidentLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::{Metric, Now, Severity, Vector};
+    use crate::decide::{Now, Vector};
 
     fn incident(number: usize, pps: f64) -> Arc<Incident> {
         let at = Now { mono_ns: number as u64, unix_ms: 1_700_000_000_000 };
-        Arc::new(Incident {
-            id: format!("20231114T221320Z-{number}"),
-            vector: Vector::SynFlood,
-            vectors: vec![Vector::SynFlood],
-            confidence: 0.97,
-            severity: Severity::High,
-            tool: None,
-            began: at,
-            opened: at,
-            closed: None,
-            quiet_since: None,
-            metric: Metric::Pps,
-            exit_threshold: 400.0,
-            pps,
-            bps: pps * 480.0,
-            peak_pps: pps,
-            peak_bps: pps * 480.0,
-            packets: 1000,
-            bytes: 60_000,
-            findings: Vec::new(),
-            rules: Vec::new(),
-            mitigated: None,
-            thinned: std::collections::BTreeMap::new(),
-            timeline: Vec::new(),
-        })
+        let id = format!("20231114T221320Z-{number}");
+        Arc::new(Incident { pps, ..Incident::new(id, Vector::SynFlood, at, at) })
     }
 
     /// Returns the numbers and rates of what is in the file.

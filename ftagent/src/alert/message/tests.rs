@@ -28,17 +28,9 @@ pub fn flood() -> Incident {
     };
     let finding = Finding { vector: Vector::SynFlood, confidence: 0.97, tool: None, evidence };
     Incident {
-        id: "20260801T120000Z-1".to_owned(),
-        vector: Vector::SynFlood,
-        vectors: vec![Vector::SynFlood],
         confidence: 0.97,
         severity: Severity::High,
         tool: Some("hping3".to_owned()),
-        began: at(-200),
-        opened: at(0),
-        closed: None,
-        quiet_since: None,
-        metric: Metric::Pps,
         exit_threshold: 500.0,
         pps: 48_210.0,
         bps: 24_683_520.0,
@@ -47,10 +39,7 @@ pub fn flood() -> Incident {
         packets: 3_480_000,
         bytes: 222_720_000,
         findings: vec![finding],
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: BTreeMap::new(),
-        timeline: Vec::new(),
+        ..Incident::new("20260801T120000Z-1".to_owned(), Vector::SynFlood, at(-200), at(0))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    decide::{ClassCount, Decider, Metric, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
+    decide::{ClassCount, Decider, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
     record::tape::{IfaceSeen, SlotRule},
 };
 
@@ -81,31 +81,7 @@ fn now(number: u64) -> Now {
 }
 
 fn incident(id: &str) -> Incident {
-    Incident {
-        id: id.to_owned(),
-        vector: Vector::NtpAmplification,
-        vectors: vec![Vector::NtpAmplification],
-        confidence: 0.97,
-        severity: Severity::High,
-        tool: None,
-        began: now(0),
-        opened: now(0),
-        closed: None,
-        quiet_since: None,
-        metric: Metric::Pps,
-        exit_threshold: 400.0,
-        pps: 0.0,
-        bps: 0.0,
-        peak_pps: 0.0,
-        peak_bps: 0.0,
-        packets: 0,
-        bytes: 0,
-        findings: Vec::new(),
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: BTreeMap::new(),
-        timeline: Vec::new(),
-    }
+    Incident { severity: Severity::High, ..Incident::new(id.to_owned(), Vector::NtpAmplification, now(0), now(0)) }
 }
 
 /// What a companion was told.

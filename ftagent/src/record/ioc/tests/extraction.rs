@@ -20,7 +20,7 @@ use super::{
 use crate::{
     bpf::captures::Captured,
     decide::{
-        Counts, Incident, Metric, Now, Packet, Severity, Vector,
+        Counts, Incident, Now, Packet, Severity, Vector,
         classify::{Evidence, Finding},
         frames::{Dice, member, udp},
     },
@@ -34,29 +34,10 @@ fn incident(vector: Vector, classes: &[TrafficClass]) -> Incident {
     let classes = classes.iter().map(|class| class.as_str().to_owned()).collect();
     let evidence = Evidence { classes, ..Evidence::default() };
     Incident {
-        id: "20260801T120000Z-1".to_owned(),
-        vector,
-        vectors: vec![vector],
         confidence: 0.9,
         severity: Severity::High,
-        tool: None,
-        began: opened,
-        opened,
-        closed: None,
-        quiet_since: None,
-        metric: Metric::Pps,
-        exit_threshold: 100.0,
-        pps: 0.0,
-        bps: 0.0,
-        peak_pps: 0.0,
-        peak_bps: 0.0,
-        packets: 0,
-        bytes: 0,
         findings: vec![Finding { vector, confidence: 0.9, tool: None, evidence }],
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: Default::default(),
-        timeline: Vec::new(),
+        ..Incident::new("20260801T120000Z-1".to_owned(), vector, opened, opened)
     }
 }
 
