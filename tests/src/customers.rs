@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sandbox::{Host, Sandbox, Veth};
+use crate::{
+    http::accept,
+    sandbox::{Host, Sandbox, Veth},
+};
 use anyhow::{Result, ensure};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt},
@@ -85,6 +88,8 @@ impl Customers {
         serve_pages(server.into(), Arc::clone(stop))?;
         let time_server = SocketAddr::new(veth.peer.v4.into(), NTP_PORT);
         let answers = sandbox.peer(|| UdpSocket::bind(time_server))??;
+        // So often it looks whether to stop.
+        answers.set_read_timeout(Some(Duration::from_millis(200)))?;
         serve_time(answers, Arc::clone(stop));
         let customers = Arc::new(Self::default());
         let (all, halt) = (Arc::clone(&customers), Arc::clone(stop));
@@ -144,16 +149,13 @@ fn page(from: Ipv4Addr, server: SocketAddrV4) -> Result<()> {
 fn serve_pages(at: SocketAddr, stop: Arc<AtomicBool>) -> Result<()> {
     let listener = TcpListener::bind(at)?;
     std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            if stop.load(Relaxed) {
-                return;
-            }
+        accept(&listener, &stop, |mut stream| {
             let mut request = [0; 512];
             // A client that goes away gets no answer; it counts that itself.
             let _answered = stream.read(&mut request).and_then(|_| {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n")
             });
-        }
+        });
     });
     Ok(())
 }

@@ -7,9 +7,10 @@
 
 use std::{
     fmt::Write as _,
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
@@ -99,6 +100,15 @@ pub fn wait_for<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Opti
         ensure!(start.elapsed() < patience, "{what}: not within {} s", patience.as_secs());
         thread::sleep(PAUSE);
     }
+}
+
+/// Writes a secret for its owner alone.
+///
+/// # Errors
+/// What the file system says.
+pub fn secret(path: &Path, text: &str) -> Result<()> {
+    let written = fs::write(path, text).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o600)));
+    written.with_context(|| format!("writing the secret {}", path.display()))
 }
 
 /// A daemon, running or not, and its folder. The process is killed and the folder removed when

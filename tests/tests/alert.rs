@@ -18,11 +18,9 @@ mod services;
 mod syslog;
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ftagent::{
@@ -34,10 +32,17 @@ use ftagent::{
     },
     record::audit::AuditLog,
 };
-use ftagent_tests::daemon::wait_for;
+use ftagent_tests::{
+    daemon::{self as machine, wait_for},
+    http::{Request, Server},
+};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a sender wrote, with characters in it that every service takes for something.
+const LINE: &str = "payload <i>&amp; @everyone *_[x](http://evil)`|\"\\";
 
 /// A state directory, and secrets.
 struct Place(TempDir);
@@ -54,8 +59,7 @@ impl Place {
     /// Writes a secret for its owner alone.
     fn secret(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.path().join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        machine::secret(&path, text).unwrap();
         path
     }
 
@@ -89,28 +93,19 @@ fn ftagent_now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-/// A flood with characters in it that every service takes for something.
+/// A flood.
 fn incident(id: &str) -> Incident {
     let evidence = Evidence {
         metric: Some(Metric::Pps),
         baseline: 310.0,
         threshold: 620.0,
-        line: "payload <b>*_[x](http://evil)&`|@everyone\"\\".to_owned(),
+        line: LINE.to_owned(),
         ..Evidence::default()
     };
     let finding = Finding { vector: Vector::SynFlood, confidence: 0.97, tool: None, evidence };
     Incident {
-        id: id.to_owned(),
-        vector: Vector::SynFlood,
-        vectors: vec![Vector::SynFlood],
         confidence: 0.97,
         severity: Severity::High,
-        tool: None,
-        began: now(-200),
-        opened: now(0),
-        closed: None,
-        quiet_since: None,
-        metric: Metric::Pps,
         exit_threshold: 500.0,
         pps: 48_210.0,
         bps: 24_683_520.0,
@@ -119,10 +114,7 @@ fn incident(id: &str) -> Incident {
         packets: 3_480_000,
         bytes: 222_720_000,
         findings: vec![finding],
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: std::collections::BTreeMap::new(),
-        timeline: Vec::new(),
+        ..Incident::new(id.to_owned(), Vector::SynFlood, now(-200), now(0))
     }
 }
 
@@ -132,15 +124,26 @@ fn over(id: &str) -> Incident {
 
 /// Hands an incident over; where there is no room, again: nothing is lost by that, and here it has to be exact.
 fn hand(post: &Post, incident: Incident) {
-    let incident = Arc::new(incident);
+    let (incident, until) = (Arc::new(incident), Instant::now() + PATIENCE);
     loop {
         let before = post.status().overflowed;
         post.seen(Arc::clone(&incident), None);
         if post.status().overflowed == before {
             return;
         }
+        assert!(Instant::now() < until, "there is never room for an incident: {:#?}", post.status());
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Returns what was sent, which must be JSON and be said to be.
+fn body(asked: &Request) -> Value {
+    asked.typed("application/json").and_then(|()| asked.json()).unwrap()
+}
+
+/// Returns a text of each webhook message that arrived.
+fn each(sink: &Server, name: &str) -> Vec<String> {
+    sink.asked().iter().map(|asked| body(asked)["data"][name].as_str().unwrap().to_owned()).collect()
 }
 
 /// Waits until so many messages were done with in a way, at the sink `s`.

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ftagent::{decide::ladder::What, rule::Action};
-use ftagent_tests::standin::{
-    Service, Standin,
+use ftagent_tests::provider::{
+    Service, StandIn,
     cloudflare::{Bgp, Cloudflare},
     ovh::Ovh,
     robot::{Robot, rule},
@@ -135,7 +135,7 @@ fn of_cloudflare(peer: Box<dyn Peer>, takes: &str, what: &'static str, verbs: &'
 
 pub fn cloudflare_divert() -> (Rc<About<Cloudflare>>, Parts) {
     let (about, peer) = shared(About {
-        standin: Standin::start(account()),
+        stand_in: StandIn::start(account()),
         there: |account: &mut Cloudflare| {
             account.prefixes.iter().flat_map(|(_, below)| below).filter(|bgp| bgp.advertised).count()
         },
@@ -148,7 +148,7 @@ pub fn cloudflare_divert() -> (Rc<About<Cloudflare>>, Parts) {
 
 pub fn cloudflare_filter() -> (Rc<About<Cloudflare>>, Parts) {
     let (about, peer) = shared(About {
-        standin: Standin::start(account()),
+        stand_in: StandIn::start(account()),
         there: |account: &mut Cloudflare| account.rules.as_ref().map_or(0, Vec::len),
         by_hand: |account, there| {
             // By hand it is put back as it was.
@@ -175,16 +175,16 @@ fn of_ovh(peer: Box<dyn Peer>, takes: &str, what: &'static str, verbs: &'static 
 }
 
 /// Starts one that knows where it listens, and whose clock is off by a quarter of an hour.
-fn ovh() -> Standin<Ovh> {
-    let standin = Standin::start(Ovh::new(OVH_KEYS, "203.0.113.0/28"));
-    let origin = format!("http://{}", standin.address());
-    standin.with(|ovh| (ovh.origin, ovh.skew) = (origin, 900));
-    standin
+fn ovh() -> StandIn<Ovh> {
+    let stand_in = StandIn::start(Ovh::new(OVH_KEYS, "203.0.113.0/28"));
+    let origin = format!("http://{}", stand_in.address());
+    stand_in.with(|ovh| (ovh.origin, ovh.skew) = (origin, 900));
+    stand_in
 }
 
 pub fn ovh_mitigation() -> (Rc<About<Ovh>>, Parts) {
     let (about, peer) = shared(About {
-        standin: ovh(),
+        stand_in: ovh(),
         there: |ovh: &mut Ovh| usize::from(ovh.mitigated(VICTIM)),
         by_hand: |ovh, there| ovh.mitigate(VICTIM, there),
         slow: |ovh, looks| ovh.delay = looks,
@@ -203,7 +203,7 @@ pub fn ovh_rule() -> Value {
 
 pub fn ovh_filter() -> (Rc<About<Ovh>>, Parts) {
     let (about, peer) = shared(About {
-        standin: ovh(),
+        stand_in: ovh(),
         there: |ovh: &mut Ovh| {
             let on = ovh.firewalls.get(VICTIM).is_some_and(|firewall| firewall.enabled);
             if on { ovh.rules(VICTIM).len() } else { 0 }
@@ -223,7 +223,7 @@ pub fn ovh_filter() -> (Rc<About<Ovh>>, Parts) {
 
 pub fn hetzner() -> (Rc<About<Robot>>, Parts) {
     let (about, peer) = shared(About {
-        standin: Standin::start(Robot::new("321", LOGIN)),
+        stand_in: StandIn::start(Robot::new("321", LOGIN)),
         there: |robot: &mut Robot| robot.input.iter().filter(|rule| rule["action"] == "discard").count(),
         by_hand: |robot, there| {
             // Whoever does it by hand puts back what was there, name and all.
@@ -257,7 +257,7 @@ pub fn own_rule(name: &str, port: &str) -> Value {
 
 pub fn hook() -> (Rc<About<Webhook>>, Parts) {
     let (about, peer) = shared(About {
-        standin: Standin::start(Webhook::new(SECRET)),
+        stand_in: StandIn::start(Webhook::new(SECRET)),
         there: |webhook: &mut Webhook| webhook.things.len(),
         by_hand: |webhook, there| {
             let key = webhook.last_key.clone();

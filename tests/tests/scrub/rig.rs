@@ -1,8 +1,7 @@
 //! A driver, its provider's stand-in, and a witness.
 
 use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt as _,
+    env, fs, io,
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -21,7 +20,11 @@ use ftagent::{
     config::{Config, Scrub},
     decide::ladder::{Report, Standing, Step, What},
 };
-use ftagent_tests::standin::{Answer, Fault, Request, Service, Standin, When};
+use ftagent_tests::{
+    daemon,
+    http::{Request, Response},
+    provider::{Fault, Service, StandIn, When},
+};
 use tempfile::TempDir;
 
 use crate::providers;
@@ -39,7 +42,7 @@ pub trait Peer {
     fn vain(&self, changes: u32);
     fn fail(&self, when: When, fault: Fault);
     /// Every request fails, until it does not.
-    fn down(&self, answer: Option<Answer>);
+    fn down(&self, answer: Option<Response>);
     /// How many requests were meant to change something.
     fn changes(&self) -> usize;
     fn requests(&self) -> Vec<Request>;
@@ -152,8 +155,7 @@ impl Rig {
     pub fn with(plane: &'static str, parts: Parts) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let credentials = dir.path().join("credentials");
-        fs::write(&credentials, &parts.credentials).unwrap();
-        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
+        daemon::secret(&credentials, &parts.credentials).unwrap();
         let endpoint = format!("http://{}{}", parts.peer.address(), parts.below);
         let text = format!(
             "[[scrub]]\nname = \"{plane}\"\ncredentials = \"{}\"\nendpoint = \"{endpoint}\"\n{}",
@@ -285,12 +287,12 @@ impl Rig {
         self.report(wanted).steps.first().map(|(_, standing)| standing.clone()).expect("a step that is wanted")
     }
 
-    /// Looks until the step is as it should be; returns how it was on the way.
-    pub fn history(&mut self, wanted: bool, mut done: impl FnMut(&Standing) -> bool) -> Vec<Standing> {
+    /// Wants the step, and looks until it is as it should be; returns how it was on the way.
+    pub fn history(&mut self, mut done: impl FnMut(&Standing) -> bool) -> Vec<Standing> {
         let until = Instant::now() + PATIENCE;
         let mut history: Vec<Standing> = Vec::new();
         loop {
-            let standing = self.look(wanted);
+            let standing = self.look(true);
             let over = done(&standing);
             if history.last() != Some(&standing) {
                 history.push(standing);
@@ -304,8 +306,13 @@ impl Rig {
     }
 
     /// As [`Self::history`]; returns how it is in the end.
-    pub fn until(&mut self, wanted: bool, done: impl FnMut(&Standing) -> bool) -> Standing {
-        self.history(wanted, done).pop().unwrap()
+    pub fn until(&mut self, done: impl FnMut(&Standing) -> bool) -> Standing {
+        self.history(done).pop().unwrap()
+    }
+
+    /// Wants the step until it is there.
+    pub fn until_present(&mut self) {
+        self.history(|standing| *standing == Standing::Present);
     }
 
     /// Wants nothing, until nothing of ours is left.
@@ -313,7 +320,7 @@ impl Rig {
         let until = Instant::now() + PATIENCE;
         loop {
             let report = self.report(false);
-            if report.leaving == 0 && report.trouble.is_none() && self.in_journal() == 0 {
+            if report.leaving == 0 && report.trouble.is_none() && self.is_forgotten() {
                 return;
             }
             assert!(Instant::now() < until, "{}: it stays: {report:?}", self.name);
@@ -337,7 +344,7 @@ impl Rig {
 
     /// Returns all that was ever told to anybody, and the journal.
     pub fn told(&self) -> String {
-        let journal = fs::read_to_string(self.journal()).unwrap_or_default();
+        let journal = fs::read_to_string(self.journal()).unwrap();
         format!("{}{journal}", self.witness.told.lock().unwrap())
     }
 
@@ -345,14 +352,25 @@ impl Rig {
         self.dir.path().join("scrub").join(format!("{}.json", self.name))
     }
 
-    fn in_journal(&self) -> usize {
-        let text = fs::read(self.journal()).unwrap_or_default();
-        let journal: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        journal["entries"].as_array().map_or(0, Vec::len)
+    /// How many entries the journal has; nothing where there is none.
+    fn in_journal(&self) -> Option<usize> {
+        let text = match fs::read(self.journal()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            // A file is where its directory should be.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory && self.broken() => return None,
+            text => text.unwrap(),
+        };
+        let journal: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        Some(journal["entries"].as_array().unwrap().len())
+    }
+
+    /// Returns whether nothing is kept in mind. There is no journal only where there was never anything to keep.
+    fn is_forgotten(&self) -> bool {
+        self.in_journal().map_or_else(|| self.acts().is_empty(), |entries| entries == 0)
     }
 
     pub fn journal_is_empty(&self) -> bool {
-        self.in_journal() == 0
+        self.in_journal() == Some(0)
     }
 
     /// Loses the journal, or damages it.
@@ -412,7 +430,7 @@ impl Rig {
 
 /// A stand-in, and what of it the step is about.
 pub struct About<S: Service> {
-    pub standin: Standin<S>,
+    pub stand_in: StandIn<S>,
     pub there: fn(&mut S) -> usize,
     pub by_hand: fn(&mut S, bool),
     pub slow: fn(&mut S, u32),
@@ -421,39 +439,39 @@ pub struct About<S: Service> {
 
 impl<S: Service> Peer for std::rc::Rc<About<S>> {
     fn address(&self) -> String {
-        self.standin.address()
+        self.stand_in.address()
     }
 
     fn there(&self) -> usize {
-        self.standin.with(self.there)
+        self.stand_in.with(self.there)
     }
 
     fn by_hand(&self, there: bool) {
-        self.standin.with(|service| (self.by_hand)(service, there));
+        self.stand_in.with(|service| (self.by_hand)(service, there));
     }
 
     fn slow(&self, looks: u32) {
-        self.standin.with(|service| (self.slow)(service, looks));
+        self.stand_in.with(|service| (self.slow)(service, looks));
     }
 
     fn vain(&self, changes: u32) {
-        self.standin.with(|service| (self.vain)(service, changes));
+        self.stand_in.with(|service| (self.vain)(service, changes));
     }
 
     fn fail(&self, when: When, fault: Fault) {
-        self.standin.fail(when, fault);
+        self.stand_in.fail(when, fault);
     }
 
-    fn down(&self, answer: Option<Answer>) {
-        self.standin.down(answer);
+    fn down(&self, answer: Option<Response>) {
+        self.stand_in.down(answer);
     }
 
     fn changes(&self) -> usize {
-        let requests = self.standin.requests();
-        self.standin.with(|service| requests.iter().filter(|request| service.changes(request)).count())
+        let requests = self.stand_in.requests();
+        self.stand_in.with(|service| requests.iter().filter(|request| service.changes(request)).count())
     }
 
     fn requests(&self) -> Vec<Request> {
-        self.standin.requests()
+        self.stand_in.requests()
     }
 }

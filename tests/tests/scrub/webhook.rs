@@ -1,7 +1,7 @@
 //! What only the webhook has: ids that stay the same where a message is sent again, and a receiver that may refuse.
 
 use ftagent::decide::ladder::Standing;
-use ftagent_tests::standin::{Fault, When};
+use ftagent_tests::provider::{Fault, When};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
 fn a_message_whose_answer_was_lost_is_sent_again_under_the_same_id() {
     let (peer, parts) = hook();
     let mut rig = Rig::with("hook", parts);
-    peer.standin.fail(When::Change, Fault::Reset);
-    rig.until(true, |standing| *standing == Standing::Present);
+    peer.stand_in.fail(When::Change, Fault::Reset);
+    rig.until_present();
     let ids = |rig: &Rig| -> Vec<String> {
         let changes = rig.peer.requests().into_iter().filter(|request| {
             let kind = request.json().unwrap()["type"].clone();
@@ -27,7 +27,7 @@ fn a_message_whose_answer_was_lost_is_sent_again_under_the_same_id() {
     assert_eq!(first[0], first[1]);
     rig.until_gone();
     // The same thing another time is another message, about the same key.
-    rig.until(true, |standing| *standing == Standing::Present);
+    rig.until_present();
     let all = ids(&rig);
     assert_eq!(all.len(), 4, "{all:?}");
     assert!(all[3] != all[0] && all[3].starts_with("ask_") && all[2].starts_with("back_"), "{all:?}");
@@ -39,7 +39,7 @@ fn the_message_says_what_why_and_for_which_incident() {
     let (peer, parts) = hook();
     let mut rig = Rig::with("hook", parts);
     rig.look(true);
-    let ask = peer.standin.requests().into_iter().map(|request| request.json().unwrap());
+    let ask = peer.stand_in.requests().into_iter().map(|request| request.json().unwrap());
     let ask: Value = ask.into_iter().find(|body| body["type"] == "ftagent.ask").unwrap();
     let data = &ask["data"];
     assert_eq!((&data["kind"], &data["prefix"]), (&"divert".into(), &"203.0.113.0/24".into()));
@@ -50,7 +50,7 @@ fn the_message_says_what_why_and_for_which_incident() {
 #[test]
 fn a_receiver_that_refuses_is_believed() {
     let (peer, parts) = hook();
-    peer.standin.with(|webhook| webhook.refuses = Some("not this prefix".to_owned()));
+    peer.stand_in.with(|webhook| webhook.refuses = Some("not this prefix".to_owned()));
     let mut rig = Rig::with("hook", parts);
     let standing = rig.look(true);
     assert!(matches!(&standing, Standing::Refused(why) if why.contains("not this prefix")), "{standing:?}");
@@ -65,7 +65,7 @@ fn while_secrets_are_exchanged_both_sign() {
     let other = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let credentials = format!("secret = {other}\nprevious_secret = {SECRET}\n");
     let mut rig = Rig::with("hook", Parts { credentials, ..parts });
-    assert_eq!(rig.until(true, |standing| *standing == Standing::Present), Standing::Present);
+    rig.until_present();
     rig.until_gone();
 }
 
@@ -81,8 +81,8 @@ fn rules_and_black_holes_go_over_it_where_the_configuration_says_so() {
         let config = format!("{}takes = [\"filter\", \"black-hole\", \"source-black-hole\"]\n", parts.config);
         let mut rig = Rig::with("hook", Parts { config, ..parts });
         rig.about(what);
-        assert_eq!(rig.until(true, |standing| *standing == Standing::Present), Standing::Present, "{what}");
-        let asks = peer.standin.requests().into_iter().map(|request| request.json().unwrap());
+        rig.until_present();
+        let asks = peer.stand_in.requests().into_iter().map(|request| request.json().unwrap());
         let ask = asks.into_iter().find(|body| body["type"] == "ftagent.ask").unwrap();
         let data = &ask["data"];
         assert_eq!((&data["prefix"], &data["match"]), (&json!(prefix), &matches), "{what}");

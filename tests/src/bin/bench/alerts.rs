@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -17,14 +15,14 @@ use anyhow::{Context as _, Result, anyhow};
 use ftagent::{
     alert::Post,
     config::Config,
-    decide::{Incident, Metric, Now, Severity, Vector},
+    decide::{Incident, Now, Severity, Vector},
     record::audit::AuditLog,
     sense::clock,
 };
 use ftagent_tests::{
-    daemon::{Daemon, wait_for},
+    daemon::{self, Daemon, wait_for},
+    http::{Request, Server, says},
     sandbox::Sandbox,
-    stand_in::{StandIn, says},
     traffic::{Flood, Generator, vectors},
 };
 use serde_json::Value;
@@ -44,12 +42,12 @@ const LEARN: Duration = Duration::from_secs(6);
 pub fn rows(sandbox: &Sandbox) -> Result<Vec<Row>> {
     let calm = latencies()?;
     let veth = sandbox.veth("told0", "told1")?;
-    let stand_in = StandIn::start(|_, _| says(204, ""));
+    let sink = Server::start(|_, _| says(204, ""));
     let mut daemon = Daemon::new(&["told0"], "")?;
     let secret = daemon.path("hook");
     let sections = format!(
         "[learning]\ntrust_after = \"2s\"\n[services]\ndetect = false\n[mitigation]\nmode = \"enforce\"\n{}",
-        section(&secret, &stand_in)?
+        section(&secret, &sink)?
     );
     daemon.configure(&sections)?;
     daemon.launch(sandbox)?;
@@ -60,7 +58,7 @@ pub fn rows(sandbox: &Sandbox) -> Result<Vec<Row>> {
     let sender = sandbox
         .peer_host()
         .spawn(move || Generator::new(ifindex)?.run(&Flood { duration: Some(PATIENCE), ..flood }, &halted));
-    let own = opened(&daemon, &stand_in);
+    let own = opened(&daemon, &sink);
     let flooded = latencies();
     halt.store(true, Relaxed);
     let sent = sender.join().map_err(|_| anyhow!("the flood's thread panicked"))???;
@@ -77,19 +75,23 @@ pub fn rows(sandbox: &Sandbox) -> Result<Vec<Row>> {
 }
 
 /// Writes a secret, and returns the sink's section.
-fn section(secret: &Path, stand_in: &StandIn) -> Result<String> {
-    let text = format!("url = {}\nsecret = whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", stand_in.url("/hook"));
-    fs::write(secret, text).context("writing a secret")?;
-    fs::set_permissions(secret, fs::Permissions::from_mode(0o600))?;
+fn section(secret: &Path, sink: &Server) -> Result<String> {
+    let text = format!("url = {}\nsecret = whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", sink.url("/hook"));
+    daemon::secret(secret, &text)?;
     Ok(format!("[[alerts.sinks]]\nname = \"s\"\nkind = \"webhook\"\nsecret = {secret:?}\n"))
 }
 
+/// Returns a text of a message.
+fn said(asked: &Request, name: &str) -> Option<String> {
+    Some(asked.json().ok()?["data"][name].as_str()?.to_owned())
+}
+
 /// Milliseconds from the instant at which the daemon's incident opened to its message.
-fn opened(daemon: &Daemon, stand_in: &StandIn) -> Result<f64> {
-    let find = || stand_in.asked().into_iter().find(|asked| asked.json()["data"]["kind"] == "opened");
+fn opened(daemon: &Daemon, sink: &Server) -> Result<f64> {
+    let find = || sink.asked().into_iter().find(|asked| said(asked, "kind").as_deref() == Some("opened"));
     let asked = wait_for("the daemon's alert", PATIENCE, find)?;
     let arrived_ms = clock::unix_ms() as f64 - asked.at.elapsed().as_secs_f64() * 1000.0;
-    let id = asked.json()["data"]["topic"].as_str().context("a message without a topic")?.to_owned();
+    let id = said(&asked, "topic").context("a message without a topic")?;
     let shown: Value = serde_json::from_str(&daemon.ok(&["incidents", "show", &id, "--json"])?)?;
     Ok(arrived_ms - shown["opened"]["unix_ms"].as_f64().context("an incident that was never opened")?)
 }
@@ -98,8 +100,8 @@ fn opened(daemon: &Daemon, stand_in: &StandIn) -> Result<f64> {
 /// sorted. The disk is the machine's own.
 fn latencies() -> Result<Vec<f64>> {
     let dir = tempfile::Builder::new().prefix("ftagent-").tempdir_in("/var/tmp")?;
-    let stand_in = StandIn::start(|_, _| says(204, ""));
-    let text = format!("[audit]\nenabled = false\n[alerts]\n{}", section(&dir.path().join("hook"), &stand_in)?);
+    let sink = Server::start(|_, _| says(204, ""));
+    let text = format!("[audit]\nenabled = false\n[alerts]\n{}", section(&dir.path().join("hook"), &sink)?);
     let config = Config::parse(&text, "bench")?;
     let log = AuditLog::start(dir.path(), &config.audit, || ())?;
     let (post, _) = Post::start(dir.path(), &config.alerts, log)?;
@@ -110,13 +112,11 @@ fn latencies() -> Result<Vec<f64>> {
         post.seen(Arc::new(incident(id)), None);
         thread::sleep(PAUSE);
     }
-    wait_for("all alerts", PATIENCE, || (stand_in.count() >= ALERTS).then_some(()))?;
+    wait_for("all alerts", PATIENCE, || (sink.count() >= ALERTS).then_some(()))?;
     post.stop();
-    let took = |asked: ftagent_tests::stand_in::Asked| {
-        let topic = asked.json()["data"]["topic"].as_str()?.to_owned();
-        Some(asked.at.duration_since(*handed.get(&topic)?).as_secs_f64() * 1000.0)
-    };
-    let mut all: Vec<f64> = stand_in.asked().into_iter().filter_map(took).collect();
+    let took =
+        |asked: Request| Some(asked.at.duration_since(*handed.get(&said(&asked, "topic")?)?).as_secs_f64() * 1000.0);
+    let mut all: Vec<f64> = sink.asked().into_iter().filter_map(took).collect();
     all.sort_by(f64::total_cmp);
     Ok(all)
 }
@@ -129,28 +129,13 @@ fn at(sorted: &[f64], share: f64) -> f64 {
 fn incident(id: String) -> Incident {
     let now = Now { mono_ns: clock::monotonic_ns(), unix_ms: clock::unix_ms() };
     Incident {
-        id,
-        vector: Vector::SynFlood,
-        vectors: vec![Vector::SynFlood],
-        confidence: 0.9,
         severity: Severity::High,
-        tool: None,
-        began: now,
-        opened: now,
-        closed: None,
-        quiet_since: None,
-        metric: Metric::Pps,
-        exit_threshold: 500.0,
         pps: 48_210.0,
         bps: 24_683_520.0,
         peak_pps: 60_000.0,
         peak_bps: 30_720_000.0,
         packets: 3_480_000,
         bytes: 222_720_000,
-        findings: Vec::new(),
-        rules: Vec::new(),
-        mitigated: None,
-        thinned: BTreeMap::new(),
-        timeline: Vec::new(),
+        ..Incident::new(id, Vector::SynFlood, now, now)
     }
 }

@@ -15,17 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use ftagent::{decide::Incident, serve::protocol::LadderStatus};
 use ftagent_tests::{
     customers::Customers,
-    daemon::Daemon,
+    daemon::{self, Daemon},
     edge::{API, Edge, Enforcer, Meter, OWN_AS, Speakers},
+    http::{Server, says},
     sandbox::Sandbox,
     traffic::{Flood, vectors},
 };
 
-use crate::{SECTIONS, attack::Attack, sink::Sink, timeline::Timeline};
+use crate::{SECTIONS, attack::Attack, timeline::Timeline};
 
 /// What the uplink carries.
 const MBIT: u32 = 100;
@@ -44,7 +45,8 @@ struct Scene<'a> {
     customers: &'a Customers,
     enforcer: &'a Enforcer,
     meter: &'a Meter,
-    sink: &'a Sink,
+    /// Where alerts arrive.
+    sink: &'a Server,
     timeline: Timeline,
     changes: usize,
     loads: usize,
@@ -67,7 +69,7 @@ pub fn play(sandbox: &Sandbox) -> Result<bool> {
         bail!("gobgpd is not there: `cargo xtask setup` unpacks it below target/peers");
     };
     let (enforcer, meter) = (Enforcer::start(sandbox), Meter::start(sandbox, &edge, MBIT));
-    let sink = Sink::start()?;
+    let sink = Server::start(|_, _| says(200, ""));
     let mut agent = Daemon::new(&["wan0"], SECTIONS)?;
     agent.configure(&sections(&edge, &agent, &sink)?)?;
     agent.launch(sandbox)?;
@@ -103,7 +105,7 @@ pub fn play(sandbox: &Sandbox) -> Result<bool> {
     Ok(held)
 }
 
-fn sections(edge: &Edge, agent: &Daemon, sink: &Sink) -> Result<String> {
+fn sections(edge: &Edge, agent: &Daemon, sink: &Server) -> Result<String> {
     let mut text = SECTIONS.to_owned();
     writeln!(text, "[uplink]\ncapacity = \"{MBIT} Mbit/s\"")?;
     writeln!(text, "[bgp]\ndaemon = \"gobgp\"\ngobgp_address = \"{API}\"\nasn = {OWN_AS}")?;
@@ -112,10 +114,18 @@ fn sections(edge: &Edge, agent: &Daemon, sink: &Sink) -> Result<String> {
     writeln!(text, "[[ladder.rungs]]\nplane = \"flowspec\"\napprove = \"auto\"\nhold = \"{HOLD}\"")?;
     let secret = agent.path("webhook");
     let key = "whsec_ZGVtb25zdHJhdGlvbiBvbmx5LCBub3Qgc2VjcmV0";
-    std::fs::write(&secret, format!("url = {}\nsecret = {key}\n", sink.url())).context("the sink's secret")?;
-    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    daemon::secret(&secret, &format!("url = {}\nsecret = {key}\n", sink.url("/alerts")))?;
     writeln!(text, "[[alerts.sinks]]\nname = \"demo\"\nkind = \"webhook\"\nsecret = {secret:?}")?;
     Ok(text)
+}
+
+/// Returns what arrived: when, its kind (`opened`, `escalated`, …) and its first line.
+fn alerts(sink: &Server) -> impl Iterator<Item = (Instant, String, String)> {
+    sink.asked().into_iter().map(|request| {
+        let body = request.json().unwrap_or_default();
+        let text = |name: &str| body["data"][name].as_str().unwrap_or("?").to_owned();
+        (request.at, text("kind"), text("title"))
+    })
 }
 
 impl Scene<'_> {
@@ -143,7 +153,7 @@ impl Scene<'_> {
         if !self.until(|scene| scene.rules.is_empty() && scene.changes > 0)? {
             faults.push("the route was not taken back");
         }
-        let closed = |scene: &mut Self| scene.sink.arrived().iter().any(|alert| alert.kind == "closed");
+        let closed = |scene: &mut Self| alerts(scene.sink).any(|(_, kind, _)| kind == "closed");
         if !self.until(closed)? {
             faults.push("nobody was told of the end");
         }
@@ -156,7 +166,7 @@ impl Scene<'_> {
             "The router changed what it drops {} times; {} probes, of which {} found the flood still there.",
             self.changes, status.probes, status.failed_probes
         );
-        println!("{} alerts arrived.", self.sink.arrived().len());
+        println!("{} alerts arrived.", self.sink.count());
         faults.iter().for_each(|what| println!("NOT as it should be: {what}."));
         Ok(faults.is_empty())
     }
@@ -184,9 +194,9 @@ impl Scene<'_> {
         self.look_at_router();
         self.look_at_link();
         self.look_at_customers();
-        for alert in self.sink.arrived().into_iter().skip(self.alerts) {
+        for (at, kind, title) in alerts(self.sink).skip(self.alerts) {
             self.alerts += 1;
-            self.timeline.note(alert.at, "alert", format!("{}: {}", alert.kind, alert.title));
+            self.timeline.note(at, "alert", format!("{kind}: {title}"));
         }
         let answer: serde_json::Value = serde_json::from_str(&self.agent.ok(&["incidents", "--json"])?)?;
         let incidents: Vec<Incident> = serde_json::from_value(answer["incidents"].clone())?;

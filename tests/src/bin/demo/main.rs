@@ -9,7 +9,6 @@ mod attack;
 mod counted;
 mod evidence;
 mod ladder;
-mod sink;
 mod stage;
 mod timeline;
 mod told;

@@ -10,7 +10,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{Answer, Request, Service, exactly};
+use super::{Service, exactly};
+use crate::http::{Request, Response};
 
 /// The receiver.
 pub struct Webhook {
@@ -52,7 +53,7 @@ impl Webhook {
         }
     }
 
-    fn state(&mut self, key: &str) -> Answer {
+    fn state(&mut self, key: &str) -> Response {
         let state = match self.things.get_mut(key) {
             None => "gone",
             Some(0) => "present",
@@ -61,13 +62,13 @@ impl Webhook {
                 "asked"
             }
         };
-        Answer::json(200, &json!({ "state": state, "reason": "" }))
+        Response::json(200, &json!({ "state": state, "reason": "" }))
     }
 
-    fn act(&mut self, kind: &str, id: &str, data: &Value) -> Result<Answer, String> {
+    fn act(&mut self, kind: &str, id: &str, data: &Value) -> Result<Response, String> {
         if kind == "ftagent.check" {
             exactly(data, &["plane"])?;
-            return Ok(Answer::json(200, &json!({ "state": "gone", "reason": "nothing was asked" })));
+            return Ok(Response::json(200, &json!({ "state": "gone", "reason": "nothing was asked" })));
         }
         exactly(data, &["plane", "key", "kind", "prefix", "match", "action", "incident", "reason"])?;
         let key = data["key"].as_str().filter(|key| key.len() == 16).ok_or("no key")?.to_owned();
@@ -76,7 +77,7 @@ impl Webhook {
             return Ok(self.state(&key));
         }
         if let Some(why) = &self.refuses {
-            return Ok(Answer::json(200, &json!({ "state": "refused", "reason": why })));
+            return Ok(Response::json(200, &json!({ "state": "refused", "reason": why })));
         }
         // What was seen is not done again.
         let seen = self.ids.iter().any(|known| known == id);
@@ -95,12 +96,12 @@ impl Webhook {
             }
         }
         let said = if kind == "ftagent.ask" { "asked" } else { "gone" };
-        Ok(Answer::json(200, &json!({ "state": said, "reason": "" })))
+        Ok(Response::json(200, &json!({ "state": said, "reason": "" })))
     }
 }
 
 impl Service for Webhook {
-    fn answer(&mut self, request: &Request) -> Result<Answer, String> {
+    fn answer(&mut self, request: &Request) -> Result<Response, String> {
         if request.method != "POST" || request.path != "/ddos" || !request.query.is_empty() {
             return Err("no such path".into());
         }
@@ -115,7 +116,7 @@ impl Service for Webhook {
         mac.update(&request.body);
         let expected = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
         if off > TOLERANCE || !signatures.split(' ').any(|one| one == expected) {
-            return Ok(Answer::json(401, &json!({ "state": "refused", "reason": "wrong signature or time" })));
+            return Ok(Response::json(401, &json!({ "state": "refused", "reason": "wrong signature or time" })));
         }
         if id.contains('.') || id.is_empty() {
             return Err("a dot in the id, or none".into());

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Request, Service, exactly};
+use super::{Service, exactly};
+use crate::http::{Request, Response};
 
 /// A BGP prefix, and what may be done with it.
 #[derive(Clone, Debug)]
@@ -85,7 +86,7 @@ impl Cloudflare {
         all.into_iter().find(|bgp| bgp.cidr == cidr).unwrap()
     }
 
-    fn route(&mut self, request: &Request) -> Result<Answer, String> {
+    fn route(&mut self, request: &Request) -> Result<Response, String> {
         let parts = request.parts();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let [c, v4, accounts, account, rest @ ..] = parts.as_slice() else { return Err("no such path".into()) };
@@ -108,7 +109,7 @@ impl Cloudflare {
         }
     }
 
-    fn prefix(&mut self, request: &Request, prefix: &str, rest: &[&str]) -> Result<Answer, String> {
+    fn prefix(&mut self, request: &Request, prefix: &str, rest: &[&str]) -> Result<Response, String> {
         let at: usize = prefix.strip_prefix('p').and_then(|at| at.parse().ok()).ok_or("no such prefix")?;
         let (_, below) = self.prefixes.get_mut(at).ok_or("no such prefix")?;
         let index = |id: &str| id.strip_prefix('b').and_then(|at| at.parse::<usize>().ok());
@@ -148,7 +149,7 @@ impl Cloudflare {
         }
     }
 
-    fn ruleset(&mut self, request: &Request, rest: &[&str]) -> Result<Answer, String> {
+    fn ruleset(&mut self, request: &Request, rest: &[&str]) -> Result<Response, String> {
         let Some(rules) = &mut self.rules else {
             return match (request.method.as_str(), rest) {
                 ("GET", ["phases", "magic_transit", "entrypoint"]) => Ok(bad(404, 10003, "no entrypoint ruleset")),
@@ -184,17 +185,17 @@ impl Cloudflare {
     }
 }
 
-fn good(result: &Value) -> Answer {
-    Answer::json(200, &json!({ "success": true, "errors": [], "messages": [], "result": result }))
+fn good(result: &Value) -> Response {
+    Response::json(200, &json!({ "success": true, "errors": [], "messages": [], "result": result }))
 }
 
-fn bad(status: u16, code: u32, message: &str) -> Answer {
+fn bad(status: u16, code: u32, message: &str) -> Response {
     let errors = json!([{ "code": code, "message": message }]);
-    Answer::json(status, &json!({ "success": false, "errors": errors, "messages": [], "result": null }))
+    Response::json(status, &json!({ "success": false, "errors": errors, "messages": [], "result": null }))
 }
 
 impl Service for Cloudflare {
-    fn answer(&mut self, request: &Request) -> Result<Answer, String> {
+    fn answer(&mut self, request: &Request) -> Result<Response, String> {
         if !request.query.is_empty() {
             return Err("no query is documented".into());
         }

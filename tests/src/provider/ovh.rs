@@ -8,7 +8,8 @@ use std::{
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use super::{Answer, Request, Service, exactly};
+use super::{Service, exactly};
+use crate::http::{Request, Response};
 
 /// Something that is made and removed slowly.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ impl Ovh {
         i64::try_from(unix).unwrap_or_default() + self.skew
     }
 
-    fn signed(&self, request: &Request) -> Result<Option<Answer>, String> {
+    fn signed(&self, request: &Request) -> Result<Option<Response>, String> {
         let header = |name: &str| request.header(name).ok_or(format!("no header {name}"));
         let [key, secret, consumer] = &self.keys;
         let (time, signature) = (header("x-ovh-timestamp")?, header("x-ovh-signature")?);
@@ -126,7 +127,7 @@ impl Ovh {
         Ok(None)
     }
 
-    fn route(&mut self, request: &Request) -> Result<Answer, String> {
+    fn route(&mut self, request: &Request) -> Result<Response, String> {
         let parts = request.parts();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let [_, ip, block, rest @ ..] = parts.as_slice() else { return Err("no such path".into()) };
@@ -143,10 +144,10 @@ impl Ovh {
         }
     }
 
-    fn mitigation(&mut self, request: &Request, rest: &[&str]) -> Result<Answer, String> {
+    fn mitigation(&mut self, request: &Request, rest: &[&str]) -> Result<Response, String> {
         let vain = self.vain;
         match (request.method.as_str(), rest) {
-            ("GET", []) => Ok(Answer::json(200, &json!(self.mitigations.keys().collect::<Vec<_>>()))),
+            ("GET", []) => Ok(Response::json(200, &json!(self.mitigations.keys().collect::<Vec<_>>()))),
             ("GET", [ip]) => Ok(look(&mut self.mitigations, &(*ip).to_owned())),
             ("POST", []) => {
                 let body = request.json()?;
@@ -156,7 +157,7 @@ impl Ovh {
                     return Ok(error(409, "Client::Conflict", "This IP is already on mitigation"));
                 }
                 let value = json!({ "ipOnMitigation": ip, "auto": false, "permanent": true });
-                let answer = Answer::json(200, &value);
+                let answer = Response::json(200, &value);
                 self.vain = vain.saturating_sub(1);
                 if vain == 0 {
                     self.mitigations.insert(ip, slow(self.delay, value));
@@ -168,9 +169,9 @@ impl Ovh {
         }
     }
 
-    fn firewall(&mut self, request: &Request, rest: &[&str]) -> Result<Answer, String> {
+    fn firewall(&mut self, request: &Request, rest: &[&str]) -> Result<Response, String> {
         let shown = |ip: &str, firewall: &Firewall| {
-            Answer::json(200, &json!({ "ipOnFirewall": ip, "enabled": firewall.enabled, "state": "ok" }))
+            Response::json(200, &json!({ "ipOnFirewall": ip, "enabled": firewall.enabled, "state": "ok" }))
         };
         match (request.method.as_str(), rest) {
             ("POST", []) => {
@@ -182,20 +183,20 @@ impl Ovh {
                 }
                 Ok(shown(&ip, self.firewalls.entry(ip.clone()).or_default()))
             }
-            ("GET", []) => Ok(Answer::json(200, &json!(self.firewalls.keys().collect::<Vec<_>>()))),
+            ("GET", []) => Ok(Response::json(200, &json!(self.firewalls.keys().collect::<Vec<_>>()))),
             ("GET", [ip]) => Ok(self.firewalls.get(*ip).map_or_else(missing, |firewall| shown(ip, firewall))),
             ("PUT", [ip]) => {
                 let body = request.json()?;
                 exactly(&body, &["enabled"])?;
                 let Some(firewall) = self.firewalls.get_mut(*ip) else { return Ok(missing()) };
                 firewall.enabled = body["enabled"].as_bool().ok_or("`enabled` is not a bool")?;
-                Ok(Answer::json(200, &Value::Null))
+                Ok(Response::json(200, &Value::Null))
             }
             (_, [ip, "rule", rest @ ..]) => {
                 let Some(firewall) = self.firewalls.get_mut(*ip) else { return Ok(missing()) };
                 let (delay, vain) = (self.delay, self.vain);
                 match (request.method.as_str(), rest) {
-                    ("GET", []) => Ok(Answer::json(200, &json!(firewall.rules.keys().collect::<Vec<_>>()))),
+                    ("GET", []) => Ok(Response::json(200, &json!(firewall.rules.keys().collect::<Vec<_>>()))),
                     ("GET", [sequence]) => Ok(look(&mut firewall.rules, &number(sequence)?)),
                     ("DELETE", [sequence]) => Ok(remove(&mut firewall.rules, &number(sequence)?, delay)),
                     ("POST", []) => {
@@ -203,7 +204,7 @@ impl Ovh {
                         if firewall.rules.contains_key(&sequence) {
                             return Ok(error(409, "Client::Conflict", "This sequence is in use"));
                         }
-                        let answer = Answer::json(200, &value);
+                        let answer = Response::json(200, &value);
                         self.vain = vain.saturating_sub(1);
                         if vain == 0 {
                             firewall.rules.insert(sequence, slow(delay, value));
@@ -259,7 +260,7 @@ fn slow(delay: u32, value: Value) -> Slow {
     Slow { state: if delay == 0 { "ok" } else { "creationPending" }, left: delay, value }
 }
 
-fn look<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K) -> Answer {
+fn look<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K) -> Response {
     let Some(it) = all.get_mut(key) else { return missing() };
     if it.left > 0 {
         it.left -= 1;
@@ -271,10 +272,10 @@ fn look<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K) -> Answer {
     }
     let mut value = it.value.clone();
     value["state"] = json!(it.state);
-    Answer::json(200, &value)
+    Response::json(200, &value)
 }
 
-fn remove<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K, delay: u32) -> Answer {
+fn remove<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K, delay: u32) -> Response {
     let Some(it) = all.get_mut(key) else { return missing() };
     let value = it.value.clone();
     if delay == 0 {
@@ -282,20 +283,20 @@ fn remove<K: Ord>(all: &mut BTreeMap<K, Slow>, key: &K, delay: u32) -> Answer {
     } else {
         (it.state, it.left) = ("removalPending", delay);
     }
-    Answer::json(200, &value)
+    Response::json(200, &value)
 }
 
-fn error(status: u16, class: &str, message: &str) -> Answer {
-    Answer::json(status, &json!({ "class": class, "message": message, "details": {} }))
+fn error(status: u16, class: &str, message: &str) -> Response {
+    Response::json(status, &json!({ "class": class, "message": message, "details": {} }))
         .with("X-OVH-QUERYID", "EU.ext-1")
 }
 
-fn missing() -> Answer {
+fn missing() -> Response {
     error(404, "Client::NotFound", "The requested object does not exist")
 }
 
 impl Service for Ovh {
-    fn answer(&mut self, request: &Request) -> Result<Answer, String> {
+    fn answer(&mut self, request: &Request) -> Result<Response, String> {
         if !request.query.is_empty() {
             return Err("no query is documented".into());
         }
@@ -304,7 +305,7 @@ impl Service for Ovh {
         }
         if request.method == "GET" && request.path == "/1.0/auth/time" {
             request.bare()?;
-            return Ok(Answer::json(200, &json!(self.now())));
+            return Ok(Response::json(200, &json!(self.now())));
         }
         if matches!(request.method.as_str(), "GET" | "DELETE") {
             request.bare()?;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Request, Service, unescaped};
+use super::Service;
+use crate::http::{Request, Response, unescaped};
 
 const FIELDS: [&str; 9] =
     ["ip_version", "name", "dst_ip", "src_ip", "dst_port", "src_port", "protocol", "tcp_flags", "action"];
@@ -55,17 +56,17 @@ impl Robot {
         }
     }
 
-    fn shown(&self) -> Answer {
+    fn shown(&self) -> Response {
         let status = if self.left > 0 { "in process" } else { &self.status };
         let firewall = json!({
             "server_ip": "203.0.113.5", "server_number": self.server.parse::<u64>().unwrap_or_default(),
             "status": status, "filter_ipv6": false, "whitelist_hos": true, "port": "main",
             "rules": { "input": self.input, "output": self.output },
         });
-        Answer::json(200, &json!({ "firewall": firewall }))
+        Response::json(200, &json!({ "firewall": firewall }))
     }
 
-    fn replace(&mut self, request: &Request) -> Result<Answer, String> {
+    fn replace(&mut self, request: &Request) -> Result<Response, String> {
         request.typed("application/x-www-form-urlencoded")?;
         if self.left > 0 {
             return Ok(error(
@@ -111,7 +112,7 @@ impl Robot {
         } else {
             (self.input, self.output, self.status, self.left) = (input, output, status, self.delay);
         }
-        Ok(Answer { status: 202, ..self.shown() })
+        Ok(Response { status: 202, ..self.shown() })
     }
 }
 
@@ -139,13 +140,13 @@ fn place(rules: &mut Vec<Value>, at: usize, field: &str, value: &str) -> Result<
     Ok(())
 }
 
-fn error(status: u16, code: &str, message: &str) -> Answer {
+fn error(status: u16, code: &str, message: &str) -> Response {
     let error = json!({ "status": status, "code": code, "message": message, "missing": null, "invalid": null });
-    Answer::json(status, &json!({ "error": error }))
+    Response::json(status, &json!({ "error": error }))
 }
 
 impl Service for Robot {
-    fn answer(&mut self, request: &Request) -> Result<Answer, String> {
+    fn answer(&mut self, request: &Request) -> Result<Response, String> {
         if !request.query.is_empty() || request.path != format!("/firewall/{}", self.server) {
             return Err("no such path".into());
         }
