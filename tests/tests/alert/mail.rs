@@ -1,14 +1,17 @@
 //! Mail, to a server that is strict about the order of things (RFC 5321) and about the message (RFC 5322).
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
 };
 
-use ftagent_tests::{daemon::wait_for, sandbox::skip};
+use ftagent_tests::{daemon::wait_for, http::accept, sandbox::skip};
 
 use super::{PATIENCE, Place, hand, incident, over, sink, wait_done};
 
@@ -32,61 +35,107 @@ impl Mail {
     }
 }
 
-/// Listens; the first answers to DATA are as told.
-fn server(first: &'static [&'static str]) -> (SocketAddr, Arc<Mutex<Vec<Mail>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();
-    let (taken, first) = (Arc::clone(&mails), Arc::new(Mutex::new(first.to_vec())));
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            converse(&stream.unwrap(), &taken, &first);
-        }
-    });
-    (address, mails)
+/// A server; it ends with its scope, and fails the test where a client did what it must not.
+struct Server {
+    address: SocketAddr,
+    desk: Arc<Desk>,
+    acceptor: Option<JoinHandle<()>>,
 }
 
-fn converse(mut stream: &TcpStream, mails: &Mutex<Vec<Mail>>, first: &Mutex<Vec<&'static str>>) {
+/// What the server and its thread share.
+#[derive(Default)]
+struct Desk {
+    stop: AtomicBool,
+    mails: Mutex<Vec<Mail>>,
+    /// What is answered to DATA, the last first; then all is well.
+    answers: Mutex<Vec<&'static str>>,
+    violations: Mutex<Vec<String>>,
+}
+
+impl Server {
+    /// Listens; the first answers to DATA are as told, the last of them first.
+    fn start(answers: &[&'static str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let desk = Arc::new(Desk { answers: Mutex::new(answers.to_vec()), ..Desk::default() });
+        let of_thread = Arc::clone(&desk);
+        let acceptor = thread::spawn(move || {
+            accept(&listener, &of_thread.stop, |stream| {
+                // A line that breaks concerns nobody but who broke it.
+                let _ended = converse(&stream, &of_thread);
+            });
+        });
+        Self { address, desk, acceptor: Some(acceptor) }
+    }
+
+    fn mails(&self) -> Vec<Mail> {
+        self.desk.mails.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.desk.stop.store(true, Ordering::SeqCst);
+        let ended = self.acceptor.take().map(JoinHandle::join);
+        if thread::panicking() {
+            return;
+        }
+        assert!(matches!(ended, Some(Ok(()))), "the server panicked");
+        let violations = self.desk.violations.lock().unwrap();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+}
+
+fn converse(mut stream: &TcpStream, desk: &Desk) -> io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
-    let mut say = |text: &str| stream.write_all(format!("{text}\r\n").as_bytes()).unwrap();
-    say("220 mx.example.net ESMTP");
+    let mut say = |text: &str| stream.write_all(format!("{text}\r\n").as_bytes());
+    let must = |so: bool, what: &str| {
+        if !so {
+            desk.violations.lock().unwrap().push(what.to_owned());
+        }
+    };
+    say("220 mx.example.net ESMTP")?;
     let (mut greeted, mut mail) = (false, Mail::default());
-    while let Some(Ok(line)) = lines.next() {
-        match line.split([' ', ':']).next().unwrap().to_uppercase().as_str() {
+    while let Some(line) = lines.next().transpose()? {
+        match line.split([' ', ':']).next().unwrap_or_default().to_uppercase().as_str() {
             "EHLO" => {
                 greeted = true;
-                say("250-mx.example.net\r\n250 8BITMIME");
+                say("250-mx.example.net\r\n250 8BITMIME")?;
             }
             "MAIL" => {
-                assert!(greeted && mail.from.is_empty());
+                must(greeted && mail.from.is_empty(), "MAIL before EHLO, or twice");
                 mail.from = line;
-                say("250 ok");
+                say("250 ok")?;
             }
             "RCPT" => {
-                assert!(!mail.from.is_empty());
+                must(!mail.from.is_empty(), "RCPT before MAIL");
                 mail.to.push(line);
-                say("250 ok");
+                say("250 ok")?;
             }
             "DATA" => {
-                assert!(!mail.to.is_empty());
-                say("354 go on");
-                for line in lines.by_ref().map(Result::unwrap).take_while(|line| line != ".") {
-                    assert!(line.len() <= 998, "a line of a mail");
+                must(!mail.to.is_empty(), "DATA before RCPT");
+                say("354 go on")?;
+                while let Some(line) = lines.next().transpose()?.filter(|line| line != ".") {
+                    must(line.len() <= 998, "a line that is longer than lines of a mail may be");
                     mail.text.push_str(line.strip_prefix('.').unwrap_or(&line));
                     mail.text.push_str("\r\n");
                 }
-                let answer = first.lock().unwrap().pop().unwrap_or("250 2.0.0 queued as 1");
-                say(answer);
+                let answer = desk.answers.lock().unwrap().pop().unwrap_or("250 2.0.0 queued as 1");
+                say(answer)?;
                 if answer.starts_with('2') {
-                    mails.lock().unwrap().push(mail);
+                    desk.mails.lock().unwrap().push(mail);
                 }
                 mail = Mail::default();
             }
             "QUIT" => return say("221 bye"),
-            "NOOP" | "RSET" => say("250 ok"),
-            other => panic!("{other}"),
+            "NOOP" | "RSET" => say("250 ok")?,
+            _ => {
+                must(false, &line);
+                say("500 5.5.1 what?")?;
+            }
         }
     }
+    Ok(())
 }
 
 fn lines(address: SocketAddr, more: &str) -> String {
@@ -99,13 +148,13 @@ fn lines(address: SocketAddr, more: &str) -> String {
 fn an_incident_is_a_thread_of_mails() {
     let place = Place::new();
     // The last is the first answer.
-    let (address, mails) = server(&["451 4.3.0 try later", "452 4.2.2 full"]);
-    let post = place.post(&sink("email", &lines(address, "tls = \"none\"")));
+    let server = Server::start(&["451 4.3.0 try later", "452 4.2.2 full"]);
+    let post = place.post(&sink("email", &lines(server.address, "tls = \"none\"")));
     hand(&post, incident("20260801T120000Z-1"));
     wait_done(&post, "delivered", 1);
     hand(&post, over("20260801T120000Z-1"));
     wait_done(&post, "delivered", 2);
-    let mails = mails.lock().unwrap().clone();
+    let mails = server.mails();
     assert_eq!(mails.len(), 2);
     for mail in &mails {
         assert!(mail.from.contains("<ftagent@example.net>") && mail.to.len() == 2, "{mail:?}");
@@ -127,23 +176,24 @@ fn an_incident_is_a_thread_of_mails() {
 #[test]
 fn a_mail_that_is_refused_is_not_tried_again() {
     let place = Place::new();
-    let (address, mails) = server(&["552 5.3.4 message too big"]);
-    let post = place.post(&sink("email", &lines(address, "tls = \"none\"")));
+    let server = Server::start(&["552 5.3.4 message too big"]);
+    let post = place.post(&sink("email", &lines(server.address, "tls = \"none\"")));
     hand(&post, incident("i"));
     wait_done(&post, "refused", 1);
     hand(&post, over("i"));
     wait_done(&post, "delivered", 1);
-    assert_eq!(mails.lock().unwrap().len(), 1);
+    assert_eq!(server.mails().len(), 1);
 }
 
 #[test]
 fn where_encryption_is_wanted_and_not_offered_nothing_is_sent() {
     let place = Place::new();
-    let (address, mails) = server(&[]);
-    let post = place.post(&sink("email", &lines(address, "tls = \"starttls\"")));
+    let server = Server::start(&[]);
+    let post = place.post(&sink("email", &lines(server.address, "tls = \"starttls\"")));
     hand(&post, incident("i"));
-    wait_for("trouble", PATIENCE, || post.status().sinks[0].trouble.clone()).unwrap();
-    assert!(mails.lock().unwrap().is_empty());
+    let trouble = wait_for("trouble", PATIENCE, || post.status().sinks[0].trouble.clone()).unwrap();
+    assert!(trouble.contains("STARTTLS"), "{trouble}");
+    assert!(server.mails().is_empty());
 }
 
 /// A server with TLS and a login, in a few lines of Python: no crate of ours speaks the server's side.
@@ -191,6 +241,17 @@ while True:
         print("error", error, flush=True)
 "#;
 
+/// A process that ends with its scope.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Neither fails but for a process that was reaped before, which is as wanted.
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 #[test]
 fn encryption_and_login() {
     let place = Place::new();
@@ -213,8 +274,10 @@ fn encryption_and_login() {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn();
-        let Ok(mut server) = server else { return skip("mail over TLS", "there is no python3 to serve with") };
-        let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
+        let Ok(mut server) = server.map(Running) else {
+            return skip("mail over TLS", "there is no python3 to serve with");
+        };
+        let mut said = BufReader::new(server.0.stdout.take().unwrap()).lines();
         let port = said.next().unwrap().unwrap();
         let more = format!(
             "tls = {mode:?}\nuser = \"ftagent\"\nsecret = {password:?}\nca_file = {cert:?}\n\
@@ -232,8 +295,6 @@ fn encryption_and_login() {
         let wrong = more.replace(&format!("ca_file = {cert:?}\n"), "");
         let refused = ftagent::alert::try_once(&place.config(&sink("email", &wrong)).alerts, "s").unwrap();
         post.stop();
-        server.kill().unwrap();
-        server.wait().unwrap();
         done.unwrap();
         assert_eq!(heard.as_deref(), Some("mail True"), "{mode}");
         assert!(!refused.arrived, "{mode}: {refused:?}");

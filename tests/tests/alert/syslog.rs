@@ -7,6 +7,11 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::{TimeVal, TimeValLike as _},
+};
+
 use super::{PATIENCE, Place, hand, incident, over, sink, wait_done};
 
 fn check(line: &str, kind: &str) {
@@ -42,6 +47,9 @@ fn datagrams() {
 fn a_collector_that_restarts_misses_nothing() {
     let place = Place::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // A limit on receiving is one on accepting, too: socket(7).
+    let limit = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
+    setsockopt(&listener, sockopt::ReceiveTimeout, &limit).unwrap();
     let address = format!("address = \"tcp://{}\"", listener.local_addr().unwrap());
     let post = place.post(&sink("syslog", &address));
     hand(&post, incident("i"));
