@@ -174,6 +174,9 @@ fn rung(place: usize, rung: &RungView) -> String {
         line(format!("NOT WORKING: {trouble}"));
     }
     rung.steps.iter().for_each(|one| line(step(one)));
+    if rung.leaving > 0 {
+        line(format!("{} still being taken back", several(rung.leaving as u64, "announcement")));
+    }
     if rung.state == "asking"
         && let Some(id) = rung.id
     {
@@ -269,6 +272,7 @@ mod tests {
             today: 1,
             per_day: 2,
             trouble: Some("no session is up".to_owned()),
+            leaving: 2,
         }
     }
 
@@ -294,6 +298,7 @@ about incident i-1
      the uplink is 97 % full
      NOT WORKING: no session is up
      [8] black hole for 192.0.2.7/32: not heard of yet
+     2 announcements still being taken back
      `ftagent ladder approve 7`, or `ftagent ladder deny 7`
      by itself 1 of 2 times in the last 24 hours
 since the daemon first started: climbed 1 time, probed 2 times (1 found the attack still there), black holes for 1m 30s

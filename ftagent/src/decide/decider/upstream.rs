@@ -139,7 +139,7 @@ impl Decider {
             false => rules.iter().any(|rule| rule.matches(&seen.packet.subject())),
         };
         let memory = analyst.memory();
-        ladder.aim.note(analyst.fresh().filter(is_it), memory.flows, connections && !rules.is_empty(), part);
+        ladder.note_aim(analyst.fresh().filter(is_it), memory.flows, connections && !rules.is_empty(), part);
     }
 
     /// Returns the open incident as the ladder sees it.
@@ -159,10 +159,10 @@ impl Decider {
         let passed = if attack > 0.0 { (1.0 - dropped / attack).clamp(0.0, 1.0) } else { 0.0 };
         let residual = ladder.aim.passes(passed, part);
         let (filters, unsaid) = ladder.aim.filters(keeper.in_force(), reservoir);
-        let mut victims = ladder.aim.victims();
-        if let Some(focus) = current.focus {
-            victims = vec![(focus, 1.0)];
-        }
+        let (victims, prefixes) = match current.focus {
+            Some(focus) => (vec![(focus, 1.0)], Vec::new()),
+            None => (ladder.aim.victims(), ladder.aim.prefixes()),
+        };
         Some(Attack {
             id: incident.id.clone(),
             opened_ns: incident.opened.mono_ns,
@@ -178,6 +178,7 @@ impl Decider {
                 .collect(),
             unsaid,
             victims,
+            prefixes,
             sources: ladder.aim.sources(),
         })
     }

@@ -5,9 +5,13 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Filter, safety::said};
+use super::{
+    Filter,
+    safety::{home, said},
+};
 use crate::{
     decide::{
         analyst::Seen,
@@ -34,6 +38,10 @@ const UNCERTAIN: f64 = 0.01;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Aim {
     victims: BTreeMap<IpAddr, f64>,
+    /// The same by the operator's prefixes: an attack on all addresses of one has no victim that stands out.
+    prefixes: BTreeMap<IpNet, f64>,
+    /// What all of these are shares of: nearly 1 after a second.
+    known: f64,
     sources: BTreeMap<IpAddr, f64>,
     residual: Option<f64>,
     /// Whether a filter that matches more than its rule costs little enough.
@@ -46,9 +54,16 @@ impl Aim {
         *self = Self::default();
     }
 
-    /// Takes in the packets of a tick that belong to the attack; of `connections`, those of conversations name
-    /// sources. `part`: how much of what is known is of this tick.
-    pub fn note<'a>(&mut self, attack: impl Iterator<Item = &'a Seen>, flows: &Flows, connections: bool, part: f64) {
+    /// Takes in the packets of a tick that belong to the attack on a space; of `connections`, those of conversations
+    /// name sources. `part`: how much of what is known is of this tick.
+    pub(super) fn note<'a>(
+        &mut self,
+        attack: impl Iterator<Item = &'a Seen>,
+        space: &[IpNet],
+        flows: &Flows,
+        connections: bool,
+        part: f64,
+    ) {
         let (mut victims, mut sources, mut all) = (BTreeMap::new(), BTreeMap::new(), 0.0);
         for seen in attack {
             let Some((src, dst)) = seen.packet.ends else { continue };
@@ -60,6 +75,14 @@ impl Aim {
         }
         // What is dropped upstream says nothing: it was aimed where it was.
         if all > 0.0 {
+            let mut prefixes = BTreeMap::new();
+            for (address, weight) in &victims {
+                if let Some(net) = home(space, *address) {
+                    *prefixes.entry(net).or_insert(0.0) += *weight;
+                }
+            }
+            mix(&mut self.prefixes, prefixes, all, part);
+            self.known += (1.0 - self.known) * part;
             mix(&mut self.victims, victims, all, part);
             mix(&mut self.sources, sources, all, part);
         }
@@ -73,11 +96,15 @@ impl Aim {
 
     /// Returns what it is aimed at, each with its share, largest first.
     pub fn victims(&self) -> Vec<(IpAddr, f64)> {
-        let all: f64 = self.victims.values().sum();
         let mut victims: Vec<(IpAddr, f64)> =
-            self.victims.iter().map(|(address, share)| (*address, share / all)).collect();
+            self.victims.iter().map(|(address, share)| (*address, share / self.known.max(f64::MIN_POSITIVE))).collect();
         victims.sort_by(|a, b| b.1.total_cmp(&a.1));
         victims
+    }
+
+    /// Returns the prefixes that it is aimed at, each with its share.
+    pub fn prefixes(&self) -> Vec<(IpNet, f64)> {
+        self.prefixes.iter().map(|(net, share)| (*net, share / self.known.max(f64::MIN_POSITIVE))).collect()
     }
 
     /// Returns the sources that proved that they are no forgery, busiest first.
@@ -120,7 +147,7 @@ fn is_cheap(matches: &FlowMatch, clean: &Reservoir) -> bool {
     clean.size().0 >= CLEAN && hit.clean <= BUDGET && hit.uncertain <= UNCERTAIN
 }
 
-fn mix(known: &mut BTreeMap<IpAddr, f64>, now: BTreeMap<IpAddr, f64>, all: f64, part: f64) {
+fn mix<K: Ord>(known: &mut BTreeMap<K, f64>, now: BTreeMap<K, f64>, all: f64, part: f64) {
     known.values_mut().for_each(|share| *share *= 1.0 - part);
     for (address, weight) in now {
         *known.entry(address).or_insert(0.0) += part * weight / all;

@@ -1,11 +1,11 @@
 //! The way up.
 
 use super::{
-    Approve, Attack, Kind, Rung, Scene, Standing, Step, Turn, What,
+    Approve, Attack, Kind, Rung, Scene, Standing, Step, Turn, Upstream, What,
     descend::hold_longer,
     engine::{Bar, Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
     forecast::FULL,
-    safety::{self, Wish},
+    safety::{self, Gist, Wish},
 };
 
 /// Rules against a young attack are still being found: nothing above filters is climbed before, nanoseconds.
@@ -132,7 +132,7 @@ impl Ladder {
 
     /// Somebody took steps back where they were: they stay away.
     fn taken_back(&mut self, climb: &mut Climb, i: usize, gone: &[What], moves: &mut Vec<Move>) {
-        climb.hands_off = true;
+        climb.leave_alone();
         let now = self.now;
         let Some(state) = climb.states.get_mut(i) else { return };
         state.spared.extend(gone.iter().cloned());
@@ -152,14 +152,12 @@ impl Ladder {
         let Some(state) = climb.states.get_mut(i) else { return };
         let name = state.name.clone();
         if matches!(state.stage, Stage::Trickle { .. }) {
-            // It drops and does not limit: then by taking it back.
-            (state.no_trickle, state.steps) = (true, Vec::new());
+            // It drops and does not limit: then by taking it back. What it drops is put back if need be.
+            state.no_trickle = true;
             let since_ns = now.mono_ns;
-            state.go(
-                Stage::Away { since_ns, probe_ns: since_ns },
-                now,
-                format!("{name} lets no trickle through: {why}"),
-            );
+            let what = format!("{name} lets no trickle through: {why}");
+            state.go(Stage::Away { since_ns, probe_ns: since_ns }, now, what.clone());
+            moves.push(moved(climb, &name, Turn::Probed, format!("taken back, and watched: {what}")));
             return;
         }
         let said = format!("{name} refuses `{what}`: {why}");
@@ -200,8 +198,13 @@ impl Ladder {
                         Started::No => {}
                     }
                 }
-                // Whether it would have helped is not known.
-                Stage::Dry => return,
+                // Whether it would have helped is not known, until it may be asked for.
+                Stage::Dry => {
+                    if let Some(state) = climb.states.get_mut(i).filter(|_| !self.dry) {
+                        state.go(Stage::Idle, scene.now, "may be asked for now");
+                    }
+                    return;
+                }
                 Stage::Asking => {
                     let Some(state) = climb.states.get(i) else { return };
                     let patience_ns = self.upstream.policy.patience_ms.saturating_mul(1_000_000);
@@ -275,7 +278,7 @@ impl Ladder {
         true
     }
 
-    /// Adds filters for rules that are new, where it is not enough, and takes those back that cost too much.
+    /// Adds filters for rules that are new, where it is not enough.
     fn amend(
         &mut self,
         climb: &mut Climb,
@@ -288,38 +291,31 @@ impl Ladder {
         let Some(state) = climb.states.get(i).filter(|state| rung.kind == Kind::Filter && state.is_live()) else {
             return;
         };
-        let costly = |step: &Step| state.rules.get(&step.id).is_some_and(|rule| attack.withdrawn.contains(rule));
-        let gone: Vec<u32> = state.steps.iter().filter(|step| costly(step)).map(|step| step.id).collect();
-        let new: Vec<Wish> = match self.need(rung, scene) {
-            Some(_) => self.wishes(rung, scene, attack, &state.spared).unwrap_or_default(),
-            None => Vec::new(),
-        };
-        let room = rung.most.saturating_sub(state.steps.len() - gone.len());
-        let known = |what: &What| state.steps.iter().any(|step| step.what == *what);
-        let new: Vec<Wish> = new.into_iter().filter(|(what, _)| !known(what)).take(room).collect();
-        if gone.is_empty() && new.is_empty() {
+        let room = rung.most.saturating_sub(state.steps.len());
+        if room == 0 || self.need(rung, scene).is_none() {
             return;
         }
-        let what = format!("{} filters more, {} less: the rules here changed", new.len(), gone.len());
+        let known = |what: &What| state.steps.iter().any(|step| step.what.is_about(what));
+        let wishes = self.wishes(rung, scene, attack, state).unwrap_or_default();
+        let new: Vec<Wish> = wishes.into_iter().filter(|(what, _)| !known(what)).take(room).collect();
+        if new.is_empty() {
+            return;
+        }
+        let what = format!("{} filters more: the rules here changed", new.len());
         let (added, rules) = self.steps_of(rung, &climb.incident, &what, new);
         let Some(state) = climb.states.get_mut(i) else { return };
-        state.steps.retain(|step| !gone.contains(&step.id));
-        state.rules.retain(|step, _| !gone.contains(step));
         state.steps.extend(added);
         state.rules.extend(rules);
-        let empty = state.steps.is_empty();
-        if empty {
-            state.go(Stage::Idle, scene.now, "the rules that it came from cost too much");
-        } else if let Stage::Up { since_ns, present_ns, .. } = &mut state.stage {
+        if let Stage::Up { since_ns, present_ns, .. } = &mut state.stage {
             (*since_ns, *present_ns) = (scene.now.mono_ns, None);
         }
-        moves.push(moved(climb, &rung.name, if empty { Turn::CameBack } else { Turn::Changed }, what));
+        moves.push(moved(climb, &rung.name, Turn::Changed, what));
     }
 
     /// Keeps what is asked for up to date while it waits for approval.
     fn wish_again(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, attack: &Attack) {
         let Some(state) = climb.states.get(i) else { return };
-        let Ok(wishes) = self.wishes(rung, scene, attack, &state.spared) else { return };
+        let Ok(wishes) = self.wishes(rung, scene, attack, state) else { return };
         let before = expected(rung, attack, &wishes);
         let same = wishes.len() == state.steps.len()
             && wishes.iter().zip(&state.steps).all(|((what, _), step)| *what == step.what);
@@ -328,12 +324,27 @@ impl Ladder {
         state.before_bps = before;
         if let Some((steps, rules)) = made {
             (state.steps, state.rules) = (steps, rules);
+            state.actions.clear();
         }
     }
 
-    fn wishes(&self, rung: &Rung, scene: &Scene<'_>, attack: &Attack, spared: &[What]) -> Result<Vec<Wish>, String> {
-        let wishes = safety::wishes(rung.kind, attack, &self.upstream, scene.exempt, rung.most)?;
-        let left: Vec<Wish> = wishes.into_iter().filter(|(what, _)| !spared.contains(what)).collect();
+    /// Returns what a rung would ask for now, but for what people took back.
+    fn wishes(&mut self, rung: &Rung, scene: &Scene<'_>, attack: &Attack, state: &State) -> Result<Vec<Wish>, String> {
+        let make = |upstream: &Upstream| safety::wishes(rung.kind, attack, upstream, scene.exempt, rung.most);
+        let wishes = if rung.kind == Kind::Filter {
+            let gist = Gist::of(attack, &self.upstream, scene.exempt, rung.most);
+            match self.made.get(&rung.name) {
+                Some((bounds, of, made)) if *bounds == self.bounds && *of == gist => made.clone(),
+                _ => {
+                    let made = make(&self.upstream);
+                    self.made.insert(rung.name.clone(), (self.bounds, gist, made.clone()));
+                    made
+                }
+            }
+        } else {
+            make(&self.upstream)
+        };
+        let left: Vec<Wish> = wishes?.into_iter().filter(|(what, _)| !state.is_spared(what)).collect();
         if left.is_empty() { Err("what it would ask for was refused or taken back".to_owned()) } else { Ok(left) }
     }
 
@@ -367,7 +378,7 @@ impl Ladder {
         moves: &mut Vec<Move>,
     ) -> Started {
         let Some(state) = climb.states.get(i) else { return Started::No };
-        let wishes = match self.wishes(rung, scene, attack, &state.spared) {
+        let wishes = match self.wishes(rung, scene, attack, state) {
             Ok(wishes) => wishes,
             Err(problem) => {
                 if let Some(state) = climb.states.get_mut(i) {
@@ -378,11 +389,11 @@ impl Ladder {
         };
         let before = expected(rung, attack, &wishes);
         let (steps, rules) = self.steps_of(rung, &climb.incident, why, wishes);
-        let today = self.climbed.get(&rung.name).map_or(0, std::collections::VecDeque::len);
         let id = if state.id == 0 { self.number() } else { state.id };
-        let capped = rung.per_day > 0 && today >= rung.per_day as usize;
+        let asks = self.asks(climb, state, rung);
         let Some(state) = climb.states.get_mut(i) else { return Started::No };
         (state.id, state.steps, state.rules, state.before_bps, state.arriving_bps) = (id, steps, rules, before, before);
+        state.actions.clear();
         let texts: Vec<String> = state.steps.iter().map(|step| step.what.to_string()).collect();
         let texts = texts.join("; ");
         if self.dry {
@@ -391,12 +402,7 @@ impl Ladder {
             moves.push(moved(climb, &rung.name, Turn::Escalated, format!("would {asks} {texts}: {why} (dry run)")));
             return Started::Yes;
         }
-        if !state.approved && (rung.approve == Approve::Ask || capped || climb.hands_off) {
-            let because = match () {
-                () if rung.approve == Approve::Ask => String::new(),
-                () if capped => format!(" (its cap of {} in 24 hours is used up)", rung.per_day),
-                () => " (something was taken back by hand in this attack)".to_owned(),
-            };
+        if let Some(because) = asks {
             state.go(Stage::Asking, scene.now, why);
             let what = format!("asks for {texts}: {why}{because}; `ftagent ladder approve {id}`");
             moves.push(moved(climb, &rung.name, Turn::Asked, what));

@@ -1,7 +1,7 @@
 //! The way back: from the top, one rung at a time, and never without having looked.
 
 use super::{
-    Kind, Probe, Rung, Scene, Step, Turn, What,
+    Kind, Probe, Rung, Scene, Standing, Step, Turn,
     climb::announce,
     engine::{Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
 };
@@ -58,9 +58,18 @@ impl Ladder {
                 Stage::Up { present_ns: None, since_ns, .. }
                     if unneeded >= GIVEN_UP_NS && now_ns.saturating_sub(since_ns) >= in_time =>
                 {
-                    state.go(Stage::Idle, scene.now, "not needed any more");
-                    let what = "given up: it is not needed any more, and never was there";
-                    moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+                    let may_be_there =
+                        |step: &Step| matches!(self.standing(step), Some(Standing::Asked | Standing::Present));
+                    if state.steps.iter().any(may_be_there) {
+                        // Nothing may be seen because it works: it is looked at like one that is there.
+                        if !above {
+                            self.probe(climb, i, &rung, scene, moves);
+                        }
+                    } else {
+                        state.go(Stage::Idle, scene.now, "not needed any more");
+                        let what = "given up: it is not needed any more, and never was there";
+                        moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+                    }
                 }
                 Stage::Up { present_ns: Some(present), .. } => {
                     let held = now_ns.saturating_sub(present) >= state.hold_ns;
@@ -84,9 +93,8 @@ impl Ladder {
         let Some(state) = climb.states.get(i) else { return };
         if rung.kind == Kind::Filter && rung.probe == Probe::Trickle && !state.no_trickle {
             let each = Rate::Bps((trickle_bps / state.steps.len().max(1) as u64).max(1));
-            let steps = self.with_action(state, Action::RateLimit(each), "a probe: a little is let through");
             let Some(state) = climb.states.get_mut(i) else { return };
-            state.steps = steps;
+            self.renew(state, Some("a probe: a little is let through"), Some(Action::RateLimit(each)));
             state.arriving_bps = 0.0;
             state.go(Stage::Trickle { since_ns: now_ns, seen_ns: None }, scene.now, "a probe: a little is let through");
             let what = format!("probe: {:.1} Mbit/s of it are let through", trickle_bps as f64 / 1e6);
@@ -99,18 +107,6 @@ impl Ladder {
         }
         let what = format!("probe: taken back, and put back if the attack shows within {:.0} s", window as f64 / 1e9);
         moves.push(moved(climb, &rung.name, Turn::Probed, what));
-    }
-
-    /// Returns the steps of a rung with another action, under new numbers.
-    fn with_action(&mut self, state: &State, action: Action, reason: &str) -> Vec<Step> {
-        let change = |step: &Step| {
-            let what = match &step.what {
-                What::Filter { matches, .. } => What::Filter { matches: matches.clone(), action },
-                other => other.clone(),
-            };
-            Step { id: self.number(), what, reason: reason.to_owned(), ..step.clone() }
-        };
-        state.steps.iter().map(change).collect()
     }
 
     /// Looks at what comes through a trickle.
@@ -164,6 +160,11 @@ impl Ladder {
         if let Some(why) = needed.map(str::to_owned) {
             return self.put_back(climb, i, rung, scene, &why, probe_ns, moves);
         }
+        if self.may_linger(rung, state) {
+            // Behind what is still there nothing can be seen.
+            state.stage = Stage::Away { since_ns: now_ns, probe_ns };
+            return;
+        }
         let window = window_ns(pause_ns, AWAY_NS) + rung.activation_ms.saturating_mul(1_000_000);
         if now_ns.saturating_sub(since_ns) >= window {
             state.steps.clear();
@@ -186,22 +187,41 @@ impl Ladder {
         probe_ns: u64,
         moves: &mut Vec<Move>,
     ) {
-        let Some(state) = climb.states.get(i) else { return };
-        let was_away = matches!(state.stage, Stage::Away { .. });
-        let steps = self.with_action(state, Action::Drop, why);
         self.totals.failed_probes += 1;
+        let Some(state) = climb.states.get_mut(i) else { return };
+        let was_away = matches!(state.stage, Stage::Away { .. });
+        state.failed_probes += 1;
+        // While it was away, what is exempt may have changed.
+        let forbidden = self.drop_forbidden(state);
+        if state.steps.is_empty() {
+            let what = format!("still needed ({why}), and not put back: {}", forbidden.join("; "));
+            state.go(Stage::Idle, scene.now, what.clone());
+            moves.push(moved(climb, &rung.name, Turn::CameBack, what));
+            return;
+        }
+        self.renew(state, Some(why), None);
         if was_away {
             climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(probe_ns));
         }
+        let Some(state) = climb.states.get(i) else { return };
+        let asks = self.asks(climb, state, rung).filter(|_| was_away);
+        let own = was_away && !state.approved;
         let Some(state) = climb.states.get_mut(i) else { return };
-        state.rules.clear();
-        state.steps = steps;
-        state.failed_probes += 1;
+        if let Some(because) = asks {
+            hold_longer(state, rung);
+            state.go(Stage::Asking, scene.now, why);
+            let what = format!("asks to be put back: {why}{because}; `ftagent ladder approve {}`", state.id);
+            moves.push(moved(climb, &rung.name, Turn::Asked, what));
+            return;
+        }
         let announcements = state.announcements;
         announce(state, scene.now, why);
         if !was_away {
             // What was there all the time was not announced anew.
             state.announcements = announcements;
+        }
+        if own {
+            self.climbed.entry(rung.name.clone()).or_default().push_back(scene.now.mono_ns);
         }
         hold_longer(state, rung);
         // It helped before: it is not judged by a moment in which it was away.

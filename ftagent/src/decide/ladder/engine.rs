@@ -5,10 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Aim, Kind, LadderMode, Report, Rung, Scene, Standing, Step, Turn, Uplink, Upstream, What, forecast::Growth,
+    Aim, Approve, Kind, LadderMode, Report, Rung, Scene, Standing, Step, Turn, Uplink, Upstream, What,
+    forecast::Growth,
     link::Track,
+    safety::{Gist, Wish},
 };
-use crate::decide::Now;
+use crate::{
+    decide::{Now, analyst::Seen, flows::Flows, mitigate::Exempt},
+    rule::Action,
+};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const DAY_NS: u64 = 86_400 * SECOND_NS;
@@ -100,6 +105,9 @@ pub(super) struct State {
     pub steps: Vec<Step>,
     /// The rules that filters came from, by the numbers of their steps.
     pub rules: BTreeMap<u32, u32>,
+    /// What filters do when they are not probed, by the numbers of their steps; absent: what they do now.
+    #[serde(default)]
+    pub actions: BTreeMap<u32, Action>,
     /// What people took back one by one.
     pub spared: Vec<What>,
     pub announcements: u32,
@@ -129,6 +137,18 @@ impl State {
         matches!(self.stage, Stage::Trickle { .. } | Stage::Away { .. })
     }
 
+    /// Returns whether people took back what a step would do.
+    pub fn is_spared(&self, what: &What) -> bool {
+        self.spared.iter().any(|spared| spared.is_about(what))
+    }
+
+    /// Takes steps out, with what is known of them.
+    pub fn drop_steps(&mut self, gone: &[u32]) {
+        self.steps.retain(|step| !gone.contains(&step.id));
+        self.rules.retain(|step, _| !gone.contains(step));
+        self.actions.retain(|step, _| !gone.contains(step));
+    }
+
     /// Goes elsewhere.
     pub fn go(&mut self, stage: Stage, now: Now, why: impl Into<String>) {
         (self.stage, self.since, self.why, self.unneeded_ns) = (stage, now, why.into(), None);
@@ -147,6 +167,14 @@ pub(super) struct Climb {
     pub pause_ns: u64,
     /// Since when there is no incident.
     pub quiet_ns: Option<u64>,
+}
+
+impl Climb {
+    /// An operator is at work: whatever is announced anew in this attack is asked for first.
+    pub fn leave_alone(&mut self) {
+        self.hands_off = true;
+        self.states.iter_mut().for_each(|state| state.approved = false);
+    }
 }
 
 /// What is counted for good.
@@ -194,6 +222,15 @@ pub struct Ladder {
     /// What is known of the attack.
     pub aim: Aim,
     pub(super) now: Now,
+    /// What no step may match.
+    pub(super) exempt: Exempt,
+    /// Changes with what steps may be about; and of which such time they were looked at.
+    pub(super) bounds: u64,
+    pub(super) weeded: u64,
+    /// What filters were made of last, by rung, and what came of it: making them takes long. Made anew where it is
+    /// missing, it is the same.
+    #[serde(skip)]
+    pub(super) made: BTreeMap<String, (u64, Gist, Result<Vec<Wish>, String>)>,
 }
 
 impl Ladder {
@@ -225,7 +262,19 @@ impl Ladder {
             climb.states = upstream.policy.rungs.iter().map(|rung| fresh(rung, &mut old)).collect();
         }
         self.upstream = upstream;
+        self.bounds += 1;
         self.publish();
+    }
+
+    /// Takes in the packets of a tick that belong to the attack, see [`Aim`].
+    pub fn note_aim<'a>(
+        &mut self,
+        attack: impl Iterator<Item = &'a Seen>,
+        flows: &Flows,
+        connections: bool,
+        part: f64,
+    ) {
+        self.aim.note(attack, &self.upstream.space, flows, connections, part);
     }
 
     /// Takes a reading of the uplink.
@@ -243,6 +292,10 @@ impl Ladder {
     /// Takes in a tick, and returns the moves that follow from it.
     pub fn on_tick(&mut self, scene: &Scene<'_>) -> Vec<Move> {
         self.now = scene.now;
+        if self.exempt != *scene.exempt {
+            self.exempt.clone_from(scene.exempt);
+            self.bounds += 1;
+        }
         self.note_strain(scene);
         self.foresee(scene);
         let mut moves = Vec::new();
@@ -258,6 +311,7 @@ impl Ladder {
         let Some(mut climb) = self.climb.take() else { return moves };
         self.measure(&mut climb, scene);
         self.hear(&mut climb, &mut moves);
+        self.weed(&mut climb, scene, &mut moves);
         self.ascend(&mut climb, scene, &mut moves);
         self.descend(&mut climb, scene, &mut moves);
         let idle = |state: &State| matches!(state.stage, Stage::Idle | Stage::Barred { .. });
@@ -330,6 +384,57 @@ impl Ladder {
     /// Returns why a plane does not work as a whole.
     pub(super) fn trouble(&self, rung: &Rung) -> Option<&str> {
         self.reports.get(rung.plane())?.trouble.as_deref()
+    }
+
+    /// Returns how many announcements of ours its plane is still taking back.
+    pub(super) fn leaving(&self, rung: &Rung) -> usize {
+        self.reports.get(rung.plane()).map_or(0, |report| report.leaving)
+    }
+
+    /// Returns whether what a rung took back may be there yet: what is not seen behind it says nothing then.
+    pub(super) fn may_linger(&self, rung: &Rung, state: &State) -> bool {
+        let Some(report) = self.reports.get(rung.plane()) else { return false };
+        // A plane that still speaks of the steps has not looked since.
+        let listed = || state.steps.iter().any(|step| report.steps.iter().any(|(id, _)| *id == step.id));
+        report.leaving > 0 || report.trouble.is_some() || listed()
+    }
+
+    /// Says why a rung asks before it is announced, beside its policy; `None` where it does not ask.
+    pub(super) fn asks(&self, climb: &Climb, state: &State, rung: &Rung) -> Option<String> {
+        let today = self.climbed.get(&rung.name).map_or(0, VecDeque::len);
+        match () {
+            () if state.approved => None,
+            () if rung.approve == Approve::Ask => Some(String::new()),
+            () if rung.per_day > 0 && today >= rung.per_day as usize => {
+                Some(format!(" (its cap of {} in 24 hours is used up)", rung.per_day))
+            }
+            () if climb.hands_off => Some(" (something was taken back by hand in this attack)".to_owned()),
+            () => None,
+        }
+    }
+
+    /// Gives the steps of a rung new numbers: what planes said of the old ones is of the time before. Filters do what
+    /// they did before they were probed, or limit for a probe.
+    pub(super) fn renew(&mut self, state: &mut State, reason: Option<&str>, limit: Option<Action>) {
+        let State { steps, rules, actions, .. } = state;
+        let (old_rules, old_actions) = (std::mem::take(rules), std::mem::take(actions));
+        for step in steps {
+            let number = self.number();
+            if let Some(rule) = old_rules.get(&step.id) {
+                rules.insert(number, *rule);
+            }
+            if let What::Filter { action, .. } = &mut step.what {
+                let own = old_actions.get(&step.id).copied().unwrap_or(*action);
+                if limit.is_some() {
+                    actions.insert(number, own);
+                }
+                *action = limit.unwrap_or(own);
+            }
+            step.id = number;
+            if let Some(reason) = reason {
+                step.reason = reason.to_owned();
+            }
+        }
     }
 
     /// Returns the next number.

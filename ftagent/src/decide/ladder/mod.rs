@@ -23,6 +23,7 @@ mod scene;
 #[cfg(test)]
 mod tests;
 mod view;
+mod weed;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,21 @@ pub enum What {
         /// The prefix.
         prefix: IpNet,
     },
+}
+
+impl What {
+    /// Returns whether both are about the same packets, whatever is done to them.
+    pub fn is_about(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Filter { matches, .. }, Self::Filter { matches: of, .. }) => matches == of,
+            _ => self == other,
+        }
+    }
+
+    /// Returns whether it lets a part through.
+    pub const fn limits(&self) -> bool {
+        matches!(self, Self::Filter { action: Action::RateLimit(_), .. })
+    }
 }
 
 /// Something that is wanted of a plane.

@@ -23,6 +23,10 @@ pub enum Plane {
     Down,
     /// It says no.
     Refuses,
+    /// It obeys, and what is not wanted any more is there, and works, so many milliseconds longer.
+    Clings(u64, u64),
+    /// It obeys, drops, and does not limit rates.
+    DropsOnly(u64),
 }
 
 /// How it is now.
@@ -47,6 +51,8 @@ pub struct World {
     pub filters: Vec<Filter>,
     /// What it is aimed at.
     pub victims: Vec<(IpAddr, f64)>,
+    /// Rules that this host found, and took back because they cost too much.
+    pub withdrawn: Vec<u32>,
     /// What is exempt here.
     pub exempt: Exempt,
     /// Whether the daemon acts.
@@ -88,6 +94,7 @@ impl World {
             planes,
             filters: Vec::new(),
             victims: Vec::new(),
+            withdrawn: Vec::new(),
             exempt: Exempt::default(),
             acts: true,
             taken_back: Vec::new(),
@@ -125,7 +132,10 @@ impl World {
     /// Returns since when a step works, monotonic nanoseconds; `None` where its plane does nothing.
     fn works_from(&self, step: &Step, asked_ns: u64) -> Option<u64> {
         match self.planes.get(&step.plane) {
-            Some(Plane::Obeys(delay)) => Some(asked_ns + delay * 1_000_000),
+            Some(Plane::DropsOnly(_)) if step.what.limits() => None,
+            Some(Plane::Obeys(delay) | Plane::Clings(delay, _) | Plane::DropsOnly(delay)) => {
+                Some(asked_ns + delay * 1_000_000)
+            }
             _ => None,
         }
     }
@@ -218,7 +228,14 @@ impl World {
             Some((step.clone(), self.works_from(new, now_ns).filter(|_| worked)?))
         });
         let replaced: Vec<(Step, u64)> = replaced.collect();
+        let clings = |step: &Step| match self.planes.get(&step.plane) {
+            Some(Plane::Clings(_, longer)) => Some((step.clone(), now_ns + longer * 1_000_000)),
+            _ => None,
+        };
+        let gone = self.asked.values().filter(|(step, _)| !wanted.iter().any(|kept| kept.id == step.id));
+        let clinging: Vec<(Step, u64)> = gone.filter_map(|(step, _)| clings(step)).collect();
         self.lingering.extend(replaced);
+        self.lingering.extend(clinging);
         self.asked.retain(|id, _| wanted.iter().any(|step| step.id == *id));
         for step in wanted {
             if !self.asked.contains_key(&step.id) {
@@ -234,15 +251,24 @@ impl World {
                 let passed = self.now.mono_ns.saturating_sub(*at_ns);
                 let standing = match plane {
                     _ if self.taken_back.contains(&step.what) => Standing::TakenBack,
-                    Plane::Obeys(delay) | Plane::Lies(delay) if passed >= delay * 1_000_000 => Standing::Present,
-                    Plane::Obeys(_) | Plane::Lies(_) => Standing::Asked,
+                    Plane::DropsOnly(_) if step.what.limits() => Standing::Refused("it does not limit".to_owned()),
+                    Plane::Obeys(delay) | Plane::Lies(delay) | Plane::Clings(delay, _) | Plane::DropsOnly(delay) => {
+                        match passed >= delay * 1_000_000 {
+                            true => Standing::Present,
+                            false => Standing::Asked,
+                        }
+                    }
                     Plane::Down => Standing::Failed("connection refused".to_owned()),
                     Plane::Refuses => Standing::Refused("not in the contract".to_owned()),
                 };
                 (step.id, standing)
             });
             let trouble = (*plane == Plane::Down).then(|| "it cannot be reached".to_owned());
-            Report { plane: name.clone(), steps: steps.collect(), leaving: 0, trouble }
+            let clings = matches!(plane, Plane::Clings(..));
+            let left =
+                self.lingering.iter().filter(|(step, until_ns)| step.plane == *name && *until_ns > self.now.mono_ns);
+            let leaving = if clings { left.count() } else { 0 };
+            Report { plane: name.clone(), steps: steps.collect(), leaving, trouble }
         };
         self.planes.iter().map(report).collect()
     }
@@ -274,6 +300,7 @@ impl World {
             residual: (1.0 - dropped).max(0.0),
             filters,
             victims: self.victims.clone(),
+            withdrawn: self.withdrawn.clone(),
             ..Attack::default()
         })
     }

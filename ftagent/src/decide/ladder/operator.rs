@@ -1,7 +1,7 @@
 //! Operators' words.
 
 use super::{
-    Turn,
+    LadderMode, Turn,
     climb::announce,
     engine::{Bar, Climb, Ladder, Move, Stage, State, moved},
 };
@@ -29,34 +29,37 @@ impl Ladder {
 
     fn approve_in(&mut self, climb: &mut Climb, id: u32, now: Now) -> Result<Vec<Move>, String> {
         let (Named::Rung(i) | Named::Step(i)) = find(climb, id)?;
-        let dry = self.dry;
         let state = climb.states.get_mut(i).ok_or_else(nothing)?;
+        if self.dry {
+            return Err(match self.upstream.policy.mode {
+                LadderMode::DryRun => format!("{} is a dry run: set `ladder.mode` to \"on\" first", state.name),
+                _ => "nothing is asked of planes now: see `ftagent ladder status`".to_owned(),
+            });
+        }
         match state.stage {
             Stage::Asking | Stage::Barred { .. } if !state.steps.is_empty() => {}
-            Stage::Dry => return Err(format!("{} is a dry run: set `ladder.mode` to \"on\" first", state.name)),
             _ => return Err(format!("{} does not wait for approval", state.name)),
         }
-        if dry {
-            return Err("nothing is asked of planes now: see `ftagent ladder status`".to_owned());
+        // An operator's word does not make it harmless, and it may be an old one.
+        let before = state.clone();
+        let forbidden = self.drop_forbidden(state);
+        if state.steps.is_empty() {
+            *state = before;
+            return Err(format!("{} may not be approved: {}", state.name, forbidden.join("; ")));
         }
+        let left_out = match forbidden.as_slice() {
+            [] => String::new(),
+            some => format!(", without {}", some.join("; ")),
+        };
         state.approved = true;
         state.spared.clear();
-        let renumbered: Vec<u32> = state.steps.iter().map(|_| 0).collect();
-        let numbers: Vec<u32> = renumbered.iter().map(|_| self.number()).collect();
-        let state = climb.states.get_mut(i).ok_or_else(nothing)?;
-        // New numbers: what planes said of the old ones is of the time before.
-        let rules = std::mem::take(&mut state.rules);
-        for (step, number) in state.steps.iter_mut().zip(numbers) {
-            if let Some(rule) = rules.get(&step.id) {
-                state.rules.insert(number, *rule);
-            }
-            step.id = number;
-        }
+        self.renew(state, None, None);
         let texts: Vec<String> = state.steps.iter().map(|step| step.what.to_string()).collect();
         announce(state, now, "approved by an operator");
         self.totals.escalations += 1;
         let name = state.name.clone();
-        Ok(vec![moved(climb, &name, Turn::Escalated, format!("{}: approved by an operator", texts.join("; ")))])
+        let what = format!("{}: approved by an operator{left_out}", texts.join("; "));
+        Ok(vec![moved(climb, &name, Turn::Escalated, what)])
     }
 
     /// Denies what waits for approval; takes back what is there.
@@ -100,7 +103,7 @@ impl Ladder {
                 _ => None,
             };
             let Some(what) = take(state, one, now) else { continue };
-            climb.hands_off = true;
+            climb.leave_alone();
             let name = climb.states.get(i).map(|state| state.name.clone()).unwrap_or_default();
             moves.push(moved(climb, &name, Turn::Stopped, what));
         }

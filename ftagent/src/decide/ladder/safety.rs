@@ -1,11 +1,11 @@
 //! What the ladder may ask for, whatever it believes: within the operator's own space, never what is exempt, no
 //! black hole for what keeps this host reachable.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Attack, Kind, Upstream, What};
+use super::{Attack, Filter, Kind, Upstream, What};
 use crate::{
     decide::{
         mitigate::Exempt,
@@ -17,8 +17,10 @@ use crate::{
     },
 };
 
-/// A victim with less than this share of an attack is not named in filters.
+/// A victim with less than this share of an attack is not named in filters, nor is a prefix in which none has it.
 const OF_FILTERS: f64 = 0.05;
+/// A prefix is named where so much of an attack goes to those of its addresses that are not.
+const OF_OTHERS: f64 = 0.2;
 /// A victim with less than this share is not black-holed, and its prefix not diverted.
 const OF_VICTIMS: f64 = 0.1;
 /// More victims than this in one prefix of the operator's are named by it.
@@ -53,10 +55,65 @@ pub fn wishes(
         Kind::Filter => filters(attack, upstream, exempt, &space, most)?,
         Kind::BlackHole => black_holes(attack, upstream, &space)?,
         Kind::SourceBlackHole => sources(attack, upstream, exempt)?,
-        Kind::Scrub => diversions(attack, &space)?,
+        Kind::Scrub => diversions(attack, &space, most)?,
     };
     wishes.truncate(most);
     Ok(wishes)
+}
+
+/// Says whether a step may be asked for, whoever wants it and whenever it was made: what is exempt changes.
+///
+/// # Errors
+/// Why it may not.
+pub fn permits(what: &What, upstream: &Upstream, exempt: &Exempt) -> Result<(), String> {
+    let space = space(upstream, exempt);
+    let inside = |net: &IpNet| match space.iter().any(|own| own.contains(net)) {
+        true => Ok(()),
+        false => Err(format!("{net} is not in `uplink.prefixes`")),
+    };
+    match what {
+        What::Filter { matches, .. } => {
+            inside(&matches.dst.ok_or("it names no destination")?)?;
+            announced(matches, &all(exempt), &upstream.allowed)
+                .map_err(|flow| format!("it would match `{flow}`, which is exempt"))
+        }
+        What::BlackHole { victim } if victim.prefix_len() < victim.max_prefix_len() => {
+            Err(format!("{victim} is more than one address"))
+        }
+        What::BlackHole { victim } => inside(victim).and_then(|()| unkept(victim, upstream)),
+        What::SourceBlackHole { source } if is_spared(&source.addr(), upstream, exempt, &all(exempt)) => {
+            Err(format!("{source} is this host's own, allowed or exempt"))
+        }
+        What::SourceBlackHole { .. } => Ok(()),
+        What::Divert { prefix } => inside(prefix),
+    }
+}
+
+/// Returns whether anything may be named upstream: at a start it is not known yet.
+pub fn is_anything_ours(upstream: &Upstream, exempt: &Exempt) -> bool {
+    !space(upstream, exempt).is_empty()
+}
+
+/// All that filters are made of, but for what changes only with the policy and what is exempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gist {
+    filters: Vec<(FlowMatch, Action, u32)>,
+    unsaid: Option<String>,
+    aimed: Vec<IpNet>,
+    most: usize,
+}
+
+impl Gist {
+    /// Returns that of an attack.
+    pub fn of(attack: &Attack, upstream: &Upstream, exempt: &Exempt, most: usize) -> Self {
+        let filter = |filter: &Filter| (filter.matches.clone(), filter.action, filter.rule);
+        Self {
+            filters: attack.filters.iter().map(filter).collect(),
+            unsaid: attack.unsaid.first().cloned(),
+            aimed: aimed(attack, &space(upstream, exempt)),
+            most,
+        }
+    }
 }
 
 /// Returns the prefixes that may be named upstream.
@@ -73,7 +130,55 @@ fn victims<'a>(attack: &'a Attack, space: &'a [IpNet], share: f64) -> impl Itera
     attack.victims.iter().filter(move |(_, of)| *of >= share).map(|(address, _)| *address).filter(inside)
 }
 
+/// Returns the prefix of a space that an address belongs to: the narrowest.
+pub fn home(space: &[IpNet], address: IpAddr) -> Option<IpNet> {
+    space.iter().copied().filter(|net| net.contains(&address)).max_by_key(IpNet::prefix_len)
+}
+
+/// Returns the prefixes of a space, each with the share of an attack that goes to all its addresses together.
+fn shares(attack: &Attack, space: &[IpNet]) -> BTreeMap<IpNet, f64> {
+    let mut shares: BTreeMap<IpNet, f64> = BTreeMap::new();
+    for (address, of) in &attack.victims {
+        if let Some(net) = home(space, *address) {
+            *shares.entry(net).or_default() += of;
+        }
+    }
+    // Of many addresses only the sums are known.
+    for (net, of) in attack.prefixes.iter().filter(|(net, _)| space.contains(net)) {
+        let known = shares.entry(*net).or_default();
+        *known = known.max(*of);
+    }
+    shares
+}
+
+/// Returns what filters name that name no destination of their own: victims, and prefixes of which many are hit.
+fn aimed(attack: &Attack, space: &[IpNet]) -> Vec<IpNet> {
+    let mut named: Vec<IpNet> = victims(attack, space, OF_FILTERS).map(IpNet::from).collect();
+    for (net, of) in shares(attack, space).into_iter().filter(|(net, _)| net.prefix_len() < net.max_prefix_len()) {
+        let inside = |address: &IpAddr| home(space, *address) == Some(net);
+        let hosts: Vec<f64> =
+            attack.victims.iter().filter(|(a, of)| *of >= OF_FILTERS && inside(a)).map(|(_, of)| *of).collect();
+        let others = of - hosts.iter().sum::<f64>();
+        if hosts.len() > MANY || others >= OF_OTHERS || hosts.is_empty() && others >= OF_FILTERS {
+            named.retain(|victim| !net.contains(victim));
+            named.push(net);
+        }
+    }
+    // In an order that does not change with every packet.
+    named.sort();
+    named.dedup();
+    named
+}
+
 const OUTSIDE: &str = "what it is aimed at is not in `uplink.prefixes`";
+
+/// Says why nothing that an attack is aimed at can be named.
+fn aimless(attack: &Attack, space: &[IpNet], least: f64, remedy: &str) -> String {
+    if shares(attack, space).values().sum::<f64>() < least {
+        return OUTSIDE.to_owned();
+    }
+    format!("it is spread over many addresses, none of which has {:.0} % of it: {remedy}", 100.0 * least)
+}
 
 fn filters(
     attack: &Attack,
@@ -83,6 +188,7 @@ fn filters(
     most: usize,
 ) -> Result<Vec<Wish>, String> {
     let kept = all(exempt);
+    let aimed = aimed(attack, space);
     let mut wishes: Vec<Wish> = Vec::new();
     let mut why = attack.unsaid.first().cloned();
     for filter in &attack.filters {
@@ -92,7 +198,10 @@ fn filters(
             Action::RateLimit(Rate::Bps(rate)) => Action::RateLimit(Rate::Bps(rate)),
             _ => continue,
         };
-        for dst in destinations(&filter.matches, attack, space) {
+        for dst in destinations(&filter.matches, &aimed, space) {
+            if wishes.len() >= most {
+                return Ok(wishes);
+            }
             let matches = FlowMatch { dst: Some(dst), ..said(&filter.matches).0 };
             match split(&matches, &kept, &upstream.allowed) {
                 Ok(parts) if wishes.len() + parts.len() <= most => {
@@ -110,27 +219,20 @@ fn filters(
     }
     Err(why.unwrap_or_else(|| match attack.filters.is_empty() {
         true => "there is no rule against it that could be said upstream".to_owned(),
-        false => OUTSIDE.to_owned(),
+        false => aimless(attack, space, OF_FILTERS, "write their prefix into `uplink.prefixes`"),
     }))
 }
 
 /// Returns the destinations that a filter names: always some, within the space.
-fn destinations(matches: &FlowMatch, attack: &Attack, space: &[IpNet]) -> Vec<IpNet> {
-    let fits = |net: &IpNet| matches.family().is_none_or(|family| (family == Family::Ip4) == net.addr().is_ipv4());
+fn destinations(matches: &FlowMatch, aimed: &[IpNet], space: &[IpNet]) -> Vec<IpNet> {
     if let Some(dst) = matches.dst {
         if space.iter().any(|net| net.contains(&dst)) {
             return vec![dst];
         }
         return space.iter().copied().filter(|net| dst.contains(net)).collect();
     }
-    let mut named: Vec<IpNet> = victims(attack, space, OF_FILTERS).map(IpNet::from).filter(|net| fits(net)).collect();
-    for net in space.iter().filter(|net| net.prefix_len() < net.max_prefix_len()) {
-        if named.iter().filter(|victim| net.contains(*victim)).count() > MANY {
-            named.retain(|victim| !net.contains(victim));
-            named.push(*net);
-        }
-    }
-    named
+    let fits = |net: &IpNet| matches.family().is_none_or(|family| (family == Family::Ip4) == net.addr().is_ipv4());
+    aimed.iter().copied().filter(fits).collect()
 }
 
 /// Returns matches that together match what one does but nothing that is exempt or that an allowed source sends.
@@ -190,41 +292,53 @@ fn black_holes(attack: &Attack, upstream: &Upstream, space: &[IpNet]) -> Result<
     let mut why = None;
     let mut wishes = Vec::new();
     for victim in victims(attack, space, OF_VICTIMS).map(IpNet::from) {
-        match upstream.kept.iter().find(|kept| kept.net.contains(&victim) || victim.contains(&kept.net)) {
-            Some(kept) => why = Some(format!("{victim} is never black-holed: it carries {}", kept.why)),
-            None => wishes.push((What::BlackHole { victim }, 0)),
+        match unkept(&victim, upstream) {
+            Err(kept) => why = Some(kept),
+            Ok(()) => wishes.push((What::BlackHole { victim }, 0)),
         }
     }
-    if wishes.is_empty() { Err(why.unwrap_or_else(|| OUTSIDE.to_owned())) } else { Ok(wishes) }
+    if wishes.is_empty() {
+        return Err(why.unwrap_or_else(|| aimless(attack, space, OF_VICTIMS, "no prefix is ever black-holed")));
+    }
+    Ok(wishes)
+}
+
+/// Checks that a victim carries nothing that keeps this host reachable.
+fn unkept(victim: &IpNet, upstream: &Upstream) -> Result<(), String> {
+    match upstream.kept.iter().find(|kept| kept.net.contains(victim) || victim.contains(&kept.net)) {
+        Some(kept) => Err(format!("{victim} is never black-holed: it carries {}", kept.why)),
+        None => Ok(()),
+    }
 }
 
 fn sources(attack: &Attack, upstream: &Upstream, exempt: &Exempt) -> Result<Vec<Wish>, String> {
-    let exempts = all(exempt);
-    let spared = |source: &IpAddr| {
-        upstream.allowed.iter().chain(upstream.kept.iter().map(|kept| &kept.net)).any(|net| net.contains(source))
-            || exempt.own.contains(source)
-            || exempts.iter().any(|flow| flow.src.is_some_and(|src| src.contains(source)))
-    };
+    let flows = all(exempt);
     let wish = |source: &IpAddr| (What::SourceBlackHole { source: IpNet::from(*source) }, 0);
-    let wishes: Vec<Wish> = attack.sources.iter().filter(|source| !spared(source)).map(wish).collect();
+    let wishes: Vec<Wish> =
+        attack.sources.iter().filter(|source| !is_spared(source, upstream, exempt, &flows)).map(wish).collect();
     if wishes.is_empty() {
         return Err("no source of it has completed a handshake, so any may be forged".to_owned());
     }
     Ok(wishes)
 }
 
-fn diversions(attack: &Attack, space: &[IpNet]) -> Result<Vec<Wish>, String> {
-    let mut prefixes: Vec<IpNet> = Vec::new();
-    for victim in victims(attack, space, OF_VICTIMS) {
-        let nets = space.iter().filter(|net| net.contains(&victim));
-        prefixes.extend(nets.max_by_key(|net| net.prefix_len()));
+/// Returns whether a source is never black-holed; `flows` is all that is exempt.
+fn is_spared(source: &IpAddr, upstream: &Upstream, exempt: &Exempt, flows: &[FlowMatch]) -> bool {
+    upstream.allowed.iter().chain(upstream.kept.iter().map(|kept| &kept.net)).any(|net| net.contains(source))
+        || exempt.own.contains(source)
+        || flows.iter().any(|flow| flow.src.is_some_and(|src| src.contains(source)))
+}
+
+fn diversions(attack: &Attack, space: &[IpNet], most: usize) -> Result<Vec<Wish>, String> {
+    let mut hit: Vec<(IpNet, f64)> =
+        shares(attack, space).into_iter().filter(|(_, share)| *share >= OF_VICTIMS).collect();
+    if hit.is_empty() {
+        return Err(aimless(attack, space, OF_VICTIMS, "nor has any prefix of `uplink.prefixes`"));
     }
-    prefixes.sort();
-    prefixes.dedup();
-    if prefixes.is_empty() {
-        return Err(OUTSIDE.to_owned());
-    }
-    Ok(prefixes.into_iter().map(|prefix| (What::Divert { prefix }, 0)).collect())
+    hit.sort_by(|a, b| b.1.total_cmp(&a.1));
+    hit.truncate(most);
+    hit.sort_by_key(|(net, _)| *net);
+    Ok(hit.into_iter().map(|(prefix, _)| (What::Divert { prefix }, 0)).collect())
 }
 
 impl std::fmt::Display for What {

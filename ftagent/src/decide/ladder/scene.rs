@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::What;
 use crate::{
     decide::{Now, mitigate::Exempt},
@@ -48,6 +50,9 @@ pub struct Attack {
     pub unsaid: Vec<String>,
     /// The addresses that it is aimed at, each with its share of it, largest first.
     pub victims: Vec<(IpAddr, f64)>,
+    /// The operator's own prefixes, each with the share of it that goes to all its addresses together; where it is
+    /// absent, that is the sum of the victims'.
+    pub prefixes: Vec<(IpNet, f64)>,
     /// Sources of it that completed a handshake, busiest first.
     pub sources: Vec<IpAddr>,
 }

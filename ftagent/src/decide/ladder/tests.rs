@@ -75,6 +75,14 @@ impl Run {
         }
     }
 
+    /// The daemon dies and comes back: all that goes on is what was saved.
+    fn restart(&mut self) {
+        let (saved, upstream) = (self.ladder.saved(), self.ladder.upstream().clone());
+        self.ladder = Ladder::default();
+        self.ladder.set(upstream);
+        self.ladder.restore(saved, self.world.now);
+    }
+
     fn turns(&self, rung: &str) -> Vec<Turn> {
         self.moves.iter().filter(|(_, made)| made.rung == rung).map(|(_, made)| made.turn).collect()
     }

@@ -20,7 +20,7 @@ pub enum Turn {
     Changed,
     /// A probe began, or ended.
     Probed,
-    /// Taken back because it is not needed any more.
+    /// Taken back because it is not needed any more, or may not be there any more.
     CameBack,
     /// A plane failed, refused, or said yes and did nothing.
     Failed,
@@ -84,6 +84,8 @@ pub struct RungView {
     pub per_day: u32,
     /// Why the plane does not work as a whole.
     pub trouble: Option<String>,
+    /// Announcements of ours that the plane is still taking back, of all its rungs.
+    pub leaving: usize,
 }
 
 /// The ladder.
@@ -166,6 +168,7 @@ impl Ladder {
                 today: self.climbed.get(&rung.name).map_or(0, |times| times.len() as u32),
                 per_day: rung.per_day,
                 trouble: self.trouble(rung).map(str::to_owned),
+                leaving: self.leaving(rung),
             }
         };
         self.upstream.policy.rungs.iter().map(view).collect()

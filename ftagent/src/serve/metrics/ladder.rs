@@ -70,6 +70,7 @@ mod tests {
             today: 0,
             per_day: 0,
             trouble: (name == "rtbh").then(|| "away".to_owned()),
+            leaving: 0,
         };
         let ladder = View {
             uplink: Some(Uplink { name: "uplink".to_owned(), used_bps: 9.5e7, capacity_bps: Some(1e8) }),

@@ -81,13 +81,14 @@ fn numbers_that_name_nothing_are_told() {
     let now = run.world.now;
     let (flowspec, rtbh) = (run.id("flowspec"), run.id("rtbh"));
     let cases = [
-        (run.ladder.approve(999, now), "no number"),
-        (run.ladder.approve(flowspec, now), "does not wait"),
-        (run.ladder.deny(flowspec, now), "ladder withdraw"),
-        (run.ladder.withdraw(Some(999), now), "no number"),
+        (run.ladder.approve(999, now), "nothing of the ladder has the number 999: `ftagent ladder status`"),
+        (run.ladder.approve(flowspec, now), "flowspec does not wait for approval"),
+        (run.ladder.deny(flowspec, now), &*format!("`ftagent ladder withdraw {flowspec}` takes it back")),
+        (run.ladder.withdraw(Some(999), now), "nothing of the ladder has the number 999: `ftagent ladder status`"),
     ];
-    for (result, _) in cases {
-        assert!(result.is_err());
+    for (result, part) in cases {
+        let said = result.unwrap_err();
+        assert!(said.contains(part), "{part}: {said}");
     }
     // Taking back what only waits is to deny it.
     run.ladder.withdraw(Some(rtbh), now).unwrap();

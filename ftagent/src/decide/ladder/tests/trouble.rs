@@ -94,11 +94,7 @@ fn a_restart_goes_on_where_it_stopped() {
         run.go(at_ms, |_| 3.0 * CAPACITY);
         let before: Vec<What> = run.ladder.ascent().0.iter().map(|step| step.what.clone()).collect();
         // Killed: what was saved last is that of the last move.
-        let saved = run.ladder.saved();
-        let upstream = run.ladder.upstream().clone();
-        run.ladder = Ladder::default();
-        run.ladder.set(upstream);
-        run.ladder.restore(saved, run.world.now);
+        run.restart();
         let after: Vec<What> = run.ladder.ascent().0.iter().map(|step| step.what.clone()).collect();
         assert_eq!(after, before, "{at_ms}");
         let announced = run.world.announced;
@@ -115,12 +111,8 @@ fn a_restart_goes_on_where_it_stopped() {
 fn another_boot_counts_from_nothing() {
     let mut run = Run::new(policy(&ALL, &["rtbh"]), &planes(Plane::Obeys(300)), Vec::new());
     run.go(20_000, |_| 3.0 * CAPACITY);
-    let saved = run.ladder.saved();
-    let upstream = run.ladder.upstream().clone();
     run.world.now.mono_ns = 5_000_000_000;
-    run.ladder = Ladder::default();
-    run.ladder.set(upstream);
-    run.ladder.restore(saved, run.world.now);
+    run.restart();
     assert_eq!(run.wanted("rtbh"), 1);
     run.go(20 * MINUTE, |_| 0.0);
     assert!(run.ladder.ascent().0.is_empty() && !run.ladder.is_awake(), "{}", run.told());
@@ -134,8 +126,7 @@ fn daily_caps_hold_over_attacks_and_restarts() {
     let attack = |ms: u64| if ms % (30 * MINUTE) < MINUTE { 3.0 * CAPACITY } else { 0.0 };
     run.go(30 * MINUTE, attack);
     assert_eq!((run.count("rtbh", Turn::Escalated), run.ladder.is_awake()), (1, false), "{}", run.told());
-    let saved = run.ladder.saved();
-    run.ladder.restore(saved, run.world.now);
+    run.restart();
     run.go(30 * MINUTE, attack);
     assert_eq!((run.count("rtbh", Turn::Escalated), run.count("rtbh", Turn::Asked)), (1, 1), "{}", run.told());
     run.go(24 * 60 * MINUTE - 5 * MINUTE, |_| 0.0);
