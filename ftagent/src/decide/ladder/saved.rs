@@ -59,14 +59,17 @@ impl Ladder {
                     Stage::Up { .. } => {
                         Stage::Up { since_ns: now.mono_ns, present_ns: None, judged: true, late: false }
                     }
+        // What ends in the future ends so much later as it would have.
+        let ends = |ns: u64| now.mono_ns.saturating_add(ns.saturating_sub(at.mono_ns));
                     Stage::Trickle { .. } => Stage::Trickle { since_ns: now.mono_ns, seen_ns: None },
                     Stage::Away { .. } => Stage::Away { since_ns: now.mono_ns, probe_ns: now.mono_ns },
-                    Stage::Barred { bar, until_ns } => Stage::Barred { bar, until_ns: until_ns.map(known) },
+                    Stage::Barred { bar, until_ns } => Stage::Barred { bar, until_ns: until_ns.map(ends) },
                     Stage::Dry => Stage::Idle,
                     stage @ (Stage::Idle | Stage::Asking) => stage,
                 };
             }
             climb
+                state.left_ns = state.left_ns.map(known);
         });
         let upstream = std::mem::take(&mut self.upstream);
         self.set(upstream);

@@ -1,6 +1,7 @@
 //! The ladder against a network that is imagined: what it asks for, when, and how it comes back.
 
 mod figures;
+mod mends;
 mod people;
 mod safety;
 mod trouble;
