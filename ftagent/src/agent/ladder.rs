@@ -60,11 +60,12 @@ impl Agent {
     pub(super) fn refresh_upstream(&mut self) {
         let names: Vec<String> = self.ifaces.iter().map(|iface| iface.name.clone()).collect();
         let capacity = capacity(&self.config.uplink, &self.host, &names);
-        let mut kept: Vec<Kept> = self.config.ladder.never_black_hole.iter().copied().map(named).collect();
+        let mut kept = carrying(self.facts());
+        remember(&mut self.kept, &mut kept);
+        kept.extend(self.config.ladder.never_black_hole.iter().copied().map(named));
         let protected = self.config.bgp.iter().flat_map(|bgp| bgp.protect.iter().copied());
         kept.extend(protected.map(|net| Kept { net, why: "what `bgp.protect` names".to_owned() }));
-        kept.extend(carrying(self.facts()));
-        self.sticky(&mut kept);
+        kept.sort_by(|a, b| a.net.cmp(&b.net).then(a.why.cmp(&b.why)));
         let mut allowed = self.config.lists.allow.clone();
         allowed.extend(self.store.prefixes(crate::bpf::lists::Which::Allow));
         allowed.sort();
@@ -76,19 +77,6 @@ impl Agent {
             space.clone_from(&bgp.own_prefixes);
         }
         self.brain.set_upstream(Upstream { policy, space, kept, allowed }, capacity);
-    }
-
-    /// What once carried a session of an operator does so again: it stays kept for the life of the daemon.
-    fn sticky(&mut self, kept: &mut Vec<Kept>) {
-        for one in kept.iter() {
-            if self.kept.len() < STICKY && !self.kept.iter().any(|known| known.net == one.net) {
-                self.kept.push(one.clone());
-            }
-        }
-        let missing = self.kept.iter().filter(|known| !kept.iter().any(|one| one.net == known.net));
-        let missing: Vec<Kept> = missing.cloned().collect();
-        kept.extend(missing);
-        kept.sort_by(|a, b| a.net.cmp(&b.net).then(a.why.cmp(&b.why)));
     }
 
     /// Says what would happen.
@@ -125,6 +113,19 @@ fn named(net: IpNet) -> Kept {
 
 /// Returns what carries sessions by which this host is reached.
 fn carrying(facts: &HostFacts) -> Vec<Kept> {
+/// What once carried a session of an operator does so again: it stays kept for the life of the daemon. What the
+/// configuration names is kept for as long as it does.
+fn remember(known: &mut Vec<Kept>, carrying: &mut Vec<Kept>) {
+    for one in carrying.iter() {
+        if known.len() < STICKY && !known.iter().any(|known| known.net == one.net) {
+            known.push(one.clone());
+        }
+    }
+    let missing = known.iter().filter(|known| !carrying.iter().any(|one| one.net == known.net));
+    let missing: Vec<Kept> = missing.cloned().collect();
+    carrying.extend(missing);
+}
+
     let mut kept: BTreeMap<IpNet, String> =
         facts.carrying.iter().map(|(address, what)| (IpNet::from(*address), (*what).to_owned())).collect();
     for gateway in facts.default_routes.iter().filter_map(|route| route.gateway) {
@@ -171,6 +172,22 @@ mod tests {
             addresses: ["192.0.2.1/32", "127.0.0.0/8", "2001:db8::1/128", "2001:db8::2/128"]
                 .into_iter()
                 .map(|net| net.parse().unwrap())
+    #[test]
+    fn what_carried_a_session_is_remembered() {
+        let kept = |net: &str, why: &str| Kept { net: net.parse().unwrap(), why: why.to_owned() };
+        let mut known = Vec::new();
+        let mut now = vec![kept("192.0.2.1/32", "an SSH session")];
+        remember(&mut known, &mut now);
+        // The session ended, and another began elsewhere.
+        let mut now = vec![kept("192.0.2.2/32", "a BGP session")];
+        remember(&mut known, &mut now);
+        assert_eq!(now, [kept("192.0.2.2/32", "a BGP session"), kept("192.0.2.1/32", "an SSH session")]);
+        // No more than there is room for.
+        let mut many: Vec<Kept> = (0..300).map(|i| kept(&format!("198.51.{}.{}/32", i / 256, i % 256), "x")).collect();
+        remember(&mut known, &mut many);
+        assert_eq!((known.len(), many.len()), (STICKY, 302));
+    }
+
                 .collect(),
             carrying: [("2001:db8::2".parse().unwrap(), "an SSH session")].into(),
             ..HostFacts::default()

@@ -45,10 +45,12 @@ impl Core {
 
     /// Tells the ladder how full the uplink is: at every tick where that matters, else once a second.
     pub(super) fn look_at_uplink(&mut self, observed: &Observed<'_>) {
+        if !self.decider.ladder().is_used() {
+            return;
+        }
         let Some(uplink) = self.uplink.read(observed.at_ns, observed.ifaces) else { return };
-        let ladder = self.decider.ladder();
-        let matters = ladder.is_awake() || self.decider.incidents().any(Incident::is_open);
-        if ladder.is_used() && (matters || self.ticks.is_multiple_of(PUBLISH_TICKS)) {
+        let matters = self.decider.ladder().is_awake() || self.decider.incidents().any(Incident::is_open);
+        if matters || self.ticks.is_multiple_of(PUBLISH_TICKS) {
             self.put(Input::Uplink(uplink));
         }
     }
