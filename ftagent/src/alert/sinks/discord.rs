@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Pace, Receipt, Sink,
-    web::{Web, judge, retry_after, seconds},
+    web::{Web, excerpt, judge, retry_after, seconds},
 };
 use crate::{
     alert::{Alert, Kind, cut, words::rfc3339},
@@ -45,7 +45,7 @@ impl Sink for Discord {
             let answer: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
             // The body has fractions of a second, the header is rounded.
             let after = seconds(answer.get("retry_after")).or(retry_after(&reply));
-            return Err(Failure::Later { why: format!("429 {}", reply.excerpt()), after });
+            return Err(Failure::Later { why: format!("429 {}", excerpt(&reply, url, &[url])), after });
         }
         let mut receipt = judge(&reply, &[url])?;
         if let Some(id) = serde_json::from_slice::<Value>(&reply.body).ok().and_then(|m| m.get("id").cloned()) {

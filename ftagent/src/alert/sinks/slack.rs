@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Pace, Receipt, Sink,
-    web::{Web, judge},
+    web::{Web, excerpt, judge},
 };
 use crate::{
     alert::{Alert, cut},
@@ -42,9 +42,9 @@ impl Sink for Slack {
         match reply.status {
             200 if said.trim() == "ok" => Ok(Receipt { answer: "200 ok".to_owned(), pause: None }),
             // What answers so is not Slack: a portal in between.
-            200 => Err(Failure::later(format!("it answered 200, but not \"ok\": {}", reply.excerpt()))),
+            200 => Err(Failure::later(format!("it answered 200, but not \"ok\": {}", excerpt(&reply, url, &[url])))),
             400 if said.starts_with("no_") && !said.starts_with("no_text") => {
-                Err(Failure::Shut(format!("400 {}", reply.excerpt())))
+                Err(Failure::Shut(format!("400 {}", excerpt(&reply, url, &[url]))))
             }
             _ => judge(&reply, &[url]),
         }

@@ -59,7 +59,7 @@ impl Sink for Telegram {
             return Ok(Receipt { answer, pause: None });
         }
         let said = answer.get("description").and_then(Value::as_str).unwrap_or_default();
-        let why = quiet(&format!("{} {}", reply.status, cut(said, 200)), "", &[token]);
+        let why = format!("{} {}", reply.status, cut(&quiet(said, &self.url, &[token]), 200));
         match reply.status {
             200..300 => Err(Failure::later(format!("{why}: not what Telegram answers"))),
             429 => {

@@ -1,6 +1,6 @@
 //! What the services that speak HTTP have in common.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde_json::Value;
 use ureq::http::Method;
@@ -8,6 +8,7 @@ use ureq::http::Method;
 use super::{Failure, Receipt};
 use crate::{
     act::http::{Client, HttpError, Reply},
+    alert::cut,
     config::{Secret, SecretFile},
 };
 
@@ -58,14 +59,50 @@ impl Web {
     }
 }
 
-/// Takes secrets out of a text, and the address of a request but for its host.
+/// Characters of an answer that people see.
+const EXCERPT: usize = 200;
+/// Parts of a secret or an address with so many characters say enough to be one: a token in a path, the value of a
+/// query.
+const TOKEN: usize = 12;
+
+/// Takes secrets out of a text, and the address of a request but for its host: whole, without scheme and host, and by
+/// its long parts. The other side may repeat any of them.
 pub fn quiet(text: &str, url: &str, secrets: &[&str]) -> String {
-    let behind = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    let mut forms: BTreeSet<&str> = BTreeSet::new();
+    for secret in secrets.iter().copied() {
+        forms.insert(secret);
+        forms.extend(secret.split(|c: char| "/?&=#: ".contains(c)).filter(|part| part.len() >= TOKEN));
+    }
+    for address in secrets.iter().copied().chain([url]) {
+        let Some((_, rest)) = address.split_once("://") else { continue };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        forms.extend([user, user.split_once(':').map_or("", |(_, password)| password)]);
+        // The host is told.
+        forms.remove(host.split(':').next().unwrap_or_default());
+        let behind = rest.get(authority.len()..).unwrap_or_default();
+        forms.extend([behind, behind.trim_start_matches('/')]);
+        let path = behind.split(['?', '#']).next().unwrap_or_default();
+        forms.extend([path, path.trim_start_matches('/')]);
+        forms.extend(behind.split(|c: char| "/?&=#".contains(c)).filter(|part| part.len() >= TOKEN));
+    }
+    let mut forms: Vec<&str> = forms.into_iter().filter(|form| form.len() > 3).collect();
+    // What contains others goes first.
+    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     let mut text = text.to_owned();
-    for secret in secrets.iter().copied().chain([behind]).filter(|secret| secret.len() > 3) {
-        text = text.replace(secret, "…");
+    for form in forms {
+        text = text.replace(form, "…");
+        // As JSON may write it.
+        text = text.replace(&form.replace('/', "\\/"), "…");
     }
     text
+}
+
+/// Returns an answer's body as text, for people: one line, cut, and without secrets, see [`quiet`]. They are taken out
+/// of the whole of it: what is cut in the middle of one would not be known for it.
+pub fn excerpt(reply: &Reply, url: &str, secrets: &[&str]) -> String {
+    let text = quiet(&String::from_utf8_lossy(&reply.body), url, secrets);
+    cut(&text.split_whitespace().collect::<Vec<_>>().join(" "), EXCERPT)
 }
 
 /// Reads the address of a webhook, which is a secret as a whole.
@@ -95,7 +132,7 @@ pub fn check_address(address: &Secret, of: &impl std::fmt::Display) -> Result<()
 /// # Errors
 /// See [`Failure`].
 pub fn judge(reply: &Reply, secrets: &[&str]) -> Result<Receipt, Failure> {
-    let excerpt = quiet(&reply.excerpt(), "", secrets);
+    let excerpt = excerpt(reply, "", secrets);
     let said = if excerpt.is_empty() { reply.status.to_string() } else { format!("{} {excerpt}", reply.status) };
     match reply.status {
         200..300 => Ok(Receipt { answer: said, pause: None }),
@@ -115,3 +152,7 @@ pub fn seconds(value: Option<&Value>) -> Option<Duration> {
     let seconds = value?.as_f64().filter(|seconds| (0.0..1e6).contains(seconds))?;
     Some(Duration::from_secs_f64(seconds).min(LONGEST))
 }
+
+#[cfg(test)]
+#[path = "web/tests.rs"]
+mod tests;
