@@ -1,6 +1,6 @@
 //! What the agent tells people: it hands over how things are, and answers what operators ask about it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json, to_value};
@@ -9,10 +9,10 @@ use tracing::{info, warn};
 use super::{Agent, brain::Brain, report};
 use crate::{
     alert::{Post, Trouble},
-    decide::Severity,
+    decide::{Severity, ladder::LadderMode},
     serve::{
         control::Caller,
-        protocol::{AlertSilence, Alerts},
+        protocol::{AlertSilence, Alerts, LadderStatus, RungView},
     },
 };
 
@@ -52,6 +52,7 @@ impl Agent {
         post.health("state", state.into_iter().flatten().collect());
         let capture = self.capture_status().and_then(|capture| capture.trouble);
         post.health("capture", one("disk", Severity::Low, capture).into_iter().collect());
+        post.health("plane", plane_troubles(&self.brain.ladder()));
     }
 
     /// Returns what the operator should know of alerts.
@@ -88,6 +89,40 @@ impl Agent {
     }
 }
 
+/// Says what is upstream, and what waits to be: a line for each rung, `what: more`.
+pub(super) fn upstream_text(view: &LadderStatus) -> Vec<String> {
+    let line = |rung: &RungView| {
+        let how = match rung.state.as_str() {
+            "present" => "is in force upstream",
+            "asked" => "is asked for upstream",
+            "asking" => "waits for approval",
+            "probing" => "is probed upstream",
+            "watching" => "is taken back for a moment",
+            "dry-run" => "would be asked for upstream (dry run)",
+            _ => return None,
+        };
+        let steps: Vec<&str> = rung.steps.iter().map(|step| step.what.as_str()).collect();
+        Some(format!("{} {how}: {}", rung.rung, steps.join("; ")))
+    };
+    view.rungs.iter().filter_map(line).collect()
+}
+
+/// Returns the planes upstream that do not work, each once: worse where something of ours is there.
+fn plane_troubles(view: &LadderStatus) -> Vec<Trouble> {
+    let mut troubles: BTreeMap<&str, Trouble> = BTreeMap::new();
+    for rung in view.rungs.iter().filter(|_| view.mode != LadderMode::Off) {
+        let Some(why) = &rung.trouble else { continue };
+        let plane = if rung.rung == "source_rtbh" { "rtbh" } else { &rung.rung };
+        let used = matches!(rung.state.as_str(), "asked" | "present" | "probing" | "watching") || rung.leaving > 0;
+        let severity = if used { Severity::High } else { Severity::Medium };
+        let text = format!("the plane `{plane}` upstream does not work: {why}");
+        let fresh = Trouble { key: plane.to_owned(), severity, text };
+        let known = troubles.entry(plane).or_insert(fresh);
+        known.severity = known.severity.max(severity);
+    }
+    troubles.into_values().collect()
+}
+
 /// Says where the guard is armed: `guard on 2 ports`, and behind a colon how.
 pub(super) fn guard_text(brain: &Brain) -> Option<String> {
     let (guard, _) = brain.guards();
@@ -100,4 +135,62 @@ pub(super) fn guard_text(brain: &Brain) -> Option<String> {
     let cookies = if cookies.is_empty() { String::new() } else { format!("SYN cookies on {}; ", cookies.join(", ")) };
     let (state, closed) = (guard.state.len(), guard.closed.len());
     Some(format!("guard armed: {cookies}segments without a socket dropped on {state}, datagrams on {closed} ports"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::ladder::{Kind, StepView};
+
+    fn rung(name: &str, kind: Kind, state: &str, trouble: Option<&str>) -> RungView {
+        RungView {
+            rung: name.to_owned(),
+            kind,
+            state: state.to_owned(),
+            id: Some(1),
+            why: String::new(),
+            since: None,
+            steps: vec![StepView { id: 2, what: "black hole for 192.0.2.7/32".to_owned(), standing: None }],
+            next_probe_s: None,
+            announcements: 1,
+            failed_probes: 0,
+            today: 0,
+            per_day: 0,
+            trouble: trouble.map(str::to_owned),
+            leaving: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_upstream_and_what_does_not_work_is_said() {
+        let rungs = vec![
+            rung("source_rtbh", Kind::SourceBlackHole, "idle", Some("no session is up")),
+            rung("rtbh", Kind::BlackHole, "present", Some("no session is up")),
+            rung("cloud", Kind::Scrub, "asking", None),
+            rung("edge", Kind::Filter, "withdrawn", Some("401")),
+        ];
+        let view = LadderStatus { mode: LadderMode::On, rungs, ..LadderStatus::default() };
+        assert_eq!(
+            upstream_text(&view),
+            [
+                "rtbh is in force upstream: black hole for 192.0.2.7/32",
+                "cloud waits for approval: black hole for 192.0.2.7/32"
+            ]
+        );
+        let told: Vec<_> =
+            plane_troubles(&view).into_iter().map(|trouble| (trouble.key, trouble.severity, trouble.text)).collect();
+        assert_eq!(
+            told,
+            [
+                ("edge".to_owned(), Severity::Medium, "the plane `edge` upstream does not work: 401".to_owned()),
+                (
+                    "rtbh".to_owned(),
+                    Severity::High,
+                    "the plane `rtbh` upstream does not work: no session is up".to_owned()
+                ),
+            ]
+        );
+        let off = LadderStatus { mode: LadderMode::Off, ..view };
+        assert_eq!(plane_troubles(&off), []);
+    }
 }

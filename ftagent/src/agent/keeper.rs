@@ -16,7 +16,7 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    alerts::guard_text,
+    alerts::{guard_text, upstream_text},
     brain::{self, Brain, Happened, seconds},
     trail::Trail,
 };
@@ -54,6 +54,8 @@ pub(super) struct Keeper {
     remembered: Vec<Remembered>,
     /// What the file knows of the ladder.
     ladder: Option<Saved>,
+    /// What those who tell people know to be upstream, and for which incident.
+    upstream: Option<(String, Vec<String>)>,
 }
 
 /// The thread that records.
@@ -92,8 +94,16 @@ pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Resul
     let (brain, events) = Brain::new(decider);
     let told = restored.err().into_iter().chain(damage).chain(lost).collect();
     let had_rules = !inherited.is_empty();
-    let keeper =
-        Keeper { brain: brain.clone(), events, state: state.to_owned(), log, had_rules, remembered, ladder: None };
+    let keeper = Keeper {
+        brain: brain.clone(),
+        events,
+        state: state.to_owned(),
+        log,
+        had_rules,
+        remembered,
+        ladder: None,
+        upstream: None,
+    };
     Ok(Opened { brain, keeper, inherited, told })
 }
 
@@ -124,6 +134,7 @@ impl Keeper {
                 Ok(Happened::Event(event, incident)) => {
                     tell(&event, incident.as_deref());
                     trail.event(&event, incident.as_deref());
+                    self.tell_upstream(post);
                     alert(post, &event, incident.as_ref());
                     // What merely changed can wait, and so can everything while the disk is in trouble.
                     if !matches!(event, Event::Changed { .. } | Event::Ladder { .. }) && incidents_trouble.is_none() {
@@ -145,6 +156,7 @@ impl Keeper {
             let now = Instant::now();
             if now >= look_due {
                 // Whatever was not told as it happened is told now.
+                self.tell_upstream(post);
                 post.look(self.brain.incidents_shared(), guard_text(&self.brain));
                 look_due = now + LOOK;
             }
@@ -204,6 +216,24 @@ impl Keeper {
         Ok(())
     }
 
+    /// Says what is upstream, for messages, where that changed.
+    fn tell_upstream(&mut self, post: &Post) {
+        let view = self.brain.ladder();
+        let lines = upstream_text(&view);
+        let now = view.incident.filter(|_| !lines.is_empty()).map(|incident| (incident, lines));
+        if now == self.upstream {
+            return;
+        }
+        let before = self.upstream.take().filter(|(id, _)| now.as_ref().is_none_or(|(now, _)| now != id));
+        let ended = before.as_ref().is_none_or(|(id, _)| post.upstream(id, Vec::new()));
+        if !ended {
+            // There was no room for it: again in a second.
+            self.upstream = before;
+            return;
+        }
+        self.upstream = now.filter(|(id, lines)| post.upstream(id, lines.clone()));
+    }
+
     fn write_checkpoint(&self) -> io::Result<()> {
         self.brain.export_sound().map_or(Ok(()), |checkpoint| baseline::save(&self.state, &checkpoint))
     }
@@ -244,6 +274,10 @@ fn alert(post: &Post, event: &Event, incident: Option<&Arc<Incident>>) {
         Event::Changed { what, .. } => post.seen(Arc::clone(incident), Some(News::Changed(what.clone()))),
         Event::Ladder { rung, turn, what, .. } => {
             let what = format!("{rung}: {what}");
+            if !incident.is_open() {
+                post.after(Arc::clone(incident), what);
+                return;
+            }
             let news = match turn {
                 Turn::Asked | Turn::Escalated | Turn::Failed => News::Escalated(what),
                 Turn::Changed | Turn::Probed | Turn::CameBack | Turn::Stopped => News::Changed(what),

@@ -232,7 +232,7 @@ impl Courier {
                 for (n, alert) in alerts {
                     self.finish(&mut inner, *n, alert, How::Refused, &why);
                 }
-                self.failures = 0;
+                self.answered(&mut inner);
             }
             Err(failure) => self.ill(&mut inner, &failure),
         }
@@ -250,7 +250,7 @@ impl Courier {
                 self.well(&mut inner, receipt.answer.clone());
             }
             Err(failure @ (Failure::Later { .. } | Failure::Shut(_))) => self.ill(&mut inner, failure),
-            Err(Failure::Never(_)) => {}
+            Err(Failure::Never(_)) => self.answered(&mut inner),
         }
         if let Some(seat) = inner.seats.get_mut(&self.orders.settings.name) {
             seat.tested = Some((number, result));
@@ -300,13 +300,19 @@ impl Courier {
     }
 
     fn well(&mut self, inner: &mut Inner, answer: String) {
+        self.answered(inner);
+        let Some(seat) = inner.seats.get_mut(&self.orders.settings.name) else { return };
+        (seat.last_ms, seat.answer) = (Some(clock::unix_ms()), answer);
+    }
+
+    /// The other side is there and takes messages, though it may not have taken this one.
+    fn answered(&mut self, inner: &mut Inner) {
+        self.failures = 0;
         let Some(seat) = inner.seats.get_mut(&self.orders.settings.name) else { return };
         if let Some(trouble) = seat.trouble.take() {
-            info!(sink = %self.orders.settings.name, was = %trouble, "Alerts arrive again.");
+            info!(sink = %self.orders.settings.name, was = %trouble, "The sink answers again.");
         }
         (seat.since, seat.next_try) = (None, None);
-        (seat.last_ms, seat.answer) = (Some(clock::unix_ms()), answer);
-        self.failures = 0;
     }
 
     /// Waits before the next try: twice as long each time, with jitter, and no shorter than the other side

@@ -1,14 +1,19 @@
 //! Decides who is told what, and when. What it is handed is how things are; what it tells is what is new to
 //! those it tells it.
 
+mod after;
+#[cfg(test)]
+mod late;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tracing::warn;
 
+use self::after::After;
 use super::{
     Alert, Kind, News,
     courier::{delivery, not_arrived},
@@ -28,6 +33,8 @@ use crate::{
 const ESCALATED: Duration = Duration::from_secs(5);
 /// The same for what is in force, and for steps upstream.
 const MITIGATED: Duration = Duration::from_secs(1);
+/// Incidents that are over and still known: what is said late of them may be so old.
+const ENDED: usize = 512;
 /// Changes of one incident that are kept until they are told.
 const CHANGES: usize = 32;
 /// How long a start waits for news of trouble that an earlier life told.
@@ -80,6 +87,12 @@ pub(super) struct Desk {
     audit: AuditLog,
     node: String,
     topics: BTreeMap<String, Topic>,
+    /// Incidents that are over, latest last.
+    ended: VecDeque<String>,
+    /// What is done upstream, by incident, those that are over too.
+    beyond: BTreeMap<String, Vec<String>>,
+    /// What became of that, where the incident is over.
+    after: BTreeMap<String, After>,
     ailments: BTreeMap<String, Ailment>,
     guard: Option<String>,
     sinks_looked: Instant,
@@ -100,7 +113,18 @@ impl Desk {
             let inner = shared.lock();
             (node_name(&inner.settings), inherited(&inner))
         };
-        Self { shared, audit, node, topics: BTreeMap::new(), ailments, guard: None, sinks_looked: Instant::now() }
+        Self {
+            shared,
+            audit,
+            node,
+            topics: BTreeMap::new(),
+            ended: VecDeque::new(),
+            beyond: BTreeMap::new(),
+            after: BTreeMap::new(),
+            ailments,
+            guard: None,
+            sinks_looked: Instant::now(),
+        }
     }
 
     /// Takes over what the configuration says.
@@ -121,9 +145,14 @@ impl Desk {
             Offer::Health(source, troubles) => self.health(source, troubles),
             Offer::Beyond(incident, lines) => {
                 if let Some(topic) = self.topics.get_mut(&incident) {
-                    topic.beyond = lines;
+                    topic.beyond.clone_from(&lines);
+                }
+                match lines.is_empty() {
+                    true => drop(self.beyond.remove(&incident)),
+                    false => drop(self.beyond.insert(incident, lines)),
                 }
             }
+            Offer::After(incident, what) => self.follow(incident, what),
             Offer::Settings(_) | Offer::Stop(_) => {}
         }
     }
@@ -136,6 +165,7 @@ impl Desk {
         for id in due {
             self.tell(&id);
         }
+        self.tick_after(changed);
         self.tick_health();
     }
 
@@ -145,10 +175,16 @@ impl Desk {
         if !incident.is_open() {
             let known = self.topics.remove(&id);
             if known.is_some() || self.shared.lock().book.anybody_was_told(&id) {
-                let (what, beyond) = known.map(|topic| (topic.what, topic.beyond)).unwrap_or_default();
+                let what = known.map(|topic| topic.what).unwrap_or_default();
+                // It may be over because something upstream still keeps it away.
+                let beyond = self.beyond.get(&id).cloned().unwrap_or_default();
                 self.send([Kind::Closed], incident, &Said { what: &what, beyond: &beyond, ..Said::default() });
             }
-            self.shared.lock().book.end(&id);
+            self.end(&id);
+            return;
+        }
+        if self.ended.contains(&id) {
+            // How it was before it ended, and came late: whoever records had to wait.
             return;
         }
         let Some(topic) = self.topics.get_mut(&id) else {
@@ -163,10 +199,11 @@ impl Desk {
                 pending: BTreeSet::new(),
                 what: Vec::new(),
                 raised: None,
-                beyond: Vec::new(),
+                beyond: self.beyond.get(&id).cloned().unwrap_or_default(),
             };
+            let beyond = topic.beyond.clone();
             self.topics.insert(id, topic);
-            self.send([Kind::Opened], incident, &Said::default());
+            self.send([Kind::Opened], incident, &Said { beyond: &beyond, ..Said::default() });
             return;
         };
         topic.incident = Arc::clone(incident);
@@ -184,6 +221,8 @@ impl Desk {
             self.see(incident, None);
         }
         let told = self.shared.lock().book.topics();
+        // Each message about what was left upstream stands for itself.
+        told.iter().filter(|id| id.ends_with(after::TOPIC)).for_each(|id| self.shared.lock().book.end(id));
         for id in told.iter().filter(|id| !id.contains(':') && !open.contains(id.as_str())) {
             match incidents.iter().find(|incident| incident.id == *id) {
                 Some(incident) => self.see(incident, None),
@@ -210,7 +249,19 @@ impl Desk {
             };
             self.post(&mut inner, &[Kind::Closed], alert.severity, &alert.vectors.clone(), id, |_| alert.clone());
         }
-        inner.book.end(id);
+        drop(inner);
+        self.end(id);
+    }
+
+    /// An incident is over, for good.
+    fn end(&mut self, id: &str) {
+        self.shared.lock().book.end(id);
+        if !self.ended.iter().any(|ended| ended == id) {
+            self.ended.push_back(id.to_owned());
+            if self.ended.len() > ENDED {
+                self.ended.pop_front();
+            }
+        }
     }
 
     /// Tells what waits of an incident.
@@ -408,13 +459,13 @@ fn told(
     topic: &str,
     now_ms: i64,
 ) -> Option<Kind> {
+    let after = topic.ends_with(after::TOPIC);
     let told = inner.book.was_told(&sink.name, topic);
     let wants = |kind: Kind| sink.events.is_empty() || sink.events.contains(&kind);
     let begin = if topic.starts_with("health:") { Kind::Trouble } else { Kind::Opened };
+    let keeps = matches!(sink.target, Target::PagerDuty { .. } | Target::Opsgenie { .. } | Target::Alertmanager { .. });
     if kind.is_end() && (told || wants(begin)) {
         // Who opened an alert of their own must be able to close it.
-        let keeps =
-            matches!(sink.target, Target::PagerDuty { .. } | Target::Opsgenie { .. } | Target::Alertmanager { .. });
         return (told && (wants(kind) || keeps)).then_some(kind);
     }
     let fits = sink.vectors.is_empty() || sink.vectors.iter().any(|v| vectors.iter().any(|name| name == v.as_str()));
@@ -423,6 +474,10 @@ fn told(
         || inner.settings.maintenance.iter().any(|window| window.concerns(&sink.name) && window.when.holds(now_ms));
     if severity < sink.severity || !fits || itself || silent {
         return None;
+    }
+    if after {
+        // There is no alert any more that it could belong to, and nobody is paged for it.
+        return (!keeps && wants(kind)).then_some(kind);
     }
     match told {
         true => (kind != begin && wants(kind)).then_some(kind),

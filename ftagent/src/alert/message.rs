@@ -63,6 +63,22 @@ pub fn incident(kind: Kind, about: &Incident, context: &Context<'_>) -> Alert {
     alert
 }
 
+/// Writes a message about what became of what was upstream when the incident was over.
+pub fn after(topic: &str, about: &Incident, context: &Context<'_>) -> Alert {
+    let left: Vec<&str> = context.beyond.iter().map(|line| short_of(line)).collect();
+    let left = if left.is_empty() { "nothing is left upstream".to_owned() } else { left.join("; ") };
+    let what = context.what.last().map_or("", String::as_str);
+    let title = format!("AFTER {} on {}, which is over: {what}; {left}", name(about), context.node);
+    let alert = incident(Kind::Changed, about, context);
+    let id = format!("{topic}.{}.{}", Kind::Changed.as_str(), context.now_ms);
+    Alert { id, topic: topic.to_owned(), title: clean(&title), ..alert }
+}
+
+/// Returns what a line `what: more` says in short.
+fn short_of(line: &str) -> &str {
+    line.split(": ").next().unwrap_or(line)
+}
+
 /// Writes a message about the agent itself. `topic` begins with `health:`.
 pub fn health(kind: Kind, topic: &str, severity: Severity, began_ms: i64, text: &str, context: &Context<'_>) -> Alert {
     let Context { node, now_ms, .. } = *context;
@@ -235,7 +251,7 @@ fn done(about: &Incident, beyond: &[String]) -> String {
     if !about.thinned.is_empty() && about.is_open() {
         parts.push(several(about.thinned.len() as u64, "class").replace("classs", "classes") + " thinned");
     }
-    parts.extend(beyond.iter().map(|line| line.split(": ").next().unwrap_or(line).to_owned()));
+    parts.extend(beyond.iter().map(|line| short_of(line).to_owned()));
     parts.join("; ")
 }
 

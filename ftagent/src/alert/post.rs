@@ -64,6 +64,8 @@ pub(super) enum Offer {
     Health(&'static str, Vec<Trouble>),
     /// What is done about an incident upstream: all of it, a line each.
     Beyond(String, Vec<String>),
+    /// What became of that when the incident was over.
+    After(Arc<Incident>, String),
     /// The configuration is another.
     Settings(Arc<Alerts>),
     /// End.
@@ -292,9 +294,15 @@ impl Post {
     }
 
     /// Says what is done about an incident beyond this host, for the messages about it: everything, a line each,
-    /// `what: more`. It sends nothing by itself: what is new is said with [`Self::seen`].
-    pub fn upstream(&self, incident: &str, lines: Vec<String>) {
-        self.offer(Offer::Beyond(incident.to_owned(), lines));
+    /// `what: more`. It sends nothing by itself: what is new is said with [`Self::seen`]. Returns whether there was
+    /// room for it.
+    pub fn upstream(&self, incident: &str, lines: Vec<String>) -> bool {
+        self.offer(Offer::Beyond(incident.to_owned(), lines))
+    }
+
+    /// Says what became of what is upstream for an incident that is over.
+    pub fn after(&self, incident: Arc<Incident>, what: String) {
+        self.offer(Offer::After(incident, what));
     }
 
     /// Takes another configuration.
@@ -453,7 +461,8 @@ fn seat(shared: &Arc<Shared>, settings: &Arc<Alerts>, audit: &AuditLog) -> io::R
             inner.generation += 1;
             let generation = inner.generation;
             let seat = inner.seats.entry(sink.name.clone()).or_default();
-            (seat.generation, seat.kind, seat.trouble) = (generation, sink.target.kind(), None);
+            (seat.generation, seat.kind) = (generation, sink.target.kind());
+            (seat.trouble, seat.since, seat.next_try) = (None, None, None);
             fresh.push(orders(settings, sink, generation));
         }
     }
