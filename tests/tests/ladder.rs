@@ -7,7 +7,7 @@ mod edge;
 
 use std::{fs, thread::sleep, time::Duration};
 
-use edge::{Edge, within};
+use edge::{Edge, Rungs, within};
 use ftagent_tests::require_root;
 
 fn is_present(edge: &Edge<'_>) -> bool {
@@ -21,35 +21,40 @@ fn is_over(edge: &Edge<'_>) -> bool {
 #[test]
 fn a_flood_climbs_is_probed_and_comes_back() {
     require_root!();
-    within(|edge| {
+    within(Rungs::Filters, |edge| {
         let calm = edge.ladder();
         assert!(calm.uplink.is_some_and(|uplink| uplink.capacity_bps == Some(1e8)), "{:?}", edge.ladder());
-        let plan = edge.daemon.ok(&["ladder", "plan", "--times", "2,10,100000"]);
-        assert!(plan.is_err(), "a factor that is too large is refused");
+        let refused = |words: &[&str], why: &str| {
+            let said = edge.daemon.refused(words).unwrap();
+            assert!(said.contains(why), "{words:?}: {said}");
+        };
+        refused(&["ladder", "plan", "--times", "2,10,100000"], "factors from 1 to 10000");
         let plan = edge.daemon.ok(&["ladder", "plan", "--times", "2,10,10000"]).unwrap();
         assert!(
             plan.contains("at 10000× the present load") && plan.contains("flowspec: udp dst 10.77.0.1/32"),
             "{plan}"
         );
-        assert!(edge.daemon.refused(&["ladder", "approve"]).unwrap().contains("nothing waits"));
-        assert!(edge.daemon.refused(&["ladder", "withdraw"]).is_ok());
+        refused(&["ladder", "approve"], "nothing waits");
+        refused(&["ladder", "withdraw"], "<ID|--all>");
+        refused(&["ladder", "withdraw", "--all"], "there is no attack");
 
         edge.flood(300);
-        edge.wait("the route", 20, is_present);
+        edge.wait("the route", 60, is_present);
         let route = edge.heard().remove(0);
         assert!(route.contains("ip daddr 10.77.0.1/32") && route.contains("th sport { 53 }"), "{route}");
-        edge.wait("a calm uplink", 10, |edge| {
+        edge.wait("a calm uplink", 60, |edge| {
             edge.ladder().uplink.and_then(|uplink| uplink.utilisation()).is_some_and(|full| full < 0.2)
         });
+        edge.serves();
         let said = edge.daemon.ok(&["ladder"]).unwrap();
         assert!(said.contains("1. flowspec [") && said.contains(": there"), "{said}");
         // While it goes on, probes find it.
-        edge.wait("a probe that finds it", 30, |edge| edge.ladder().failed_probes > 0);
+        edge.wait("a probe that finds it", 60, |edge| edge.ladder().failed_probes > 0);
         let metrics = edge.daemon.metrics().unwrap();
         assert!(metrics.contains("ftagent_ladder_plane_up{rung=\"flowspec\"} 1"), "{metrics}");
 
         edge.flood(0);
-        edge.wait("the end", 90, is_over);
+        edge.wait("the end", 120, is_over);
         let audit = edge.daemon.ok(&["audit", "show", "--json"]).unwrap();
         for act in ["flowspec.announce", "flowspec.withdraw", "ladder.escalated", "ladder.probed", "ladder.came-back"] {
             assert!(audit.contains(act), "{act} is not in {audit}");
@@ -61,12 +66,12 @@ fn a_flood_climbs_is_probed_and_comes_back() {
 #[test]
 fn nothing_is_orphaned_by_an_agent_that_is_killed() {
     require_root!();
-    within(|edge| {
+    within(Rungs::Filters, |edge| {
         edge.flood(300);
-        edge.wait("the route", 20, is_present);
+        edge.wait("the route", 60, is_present);
         // Recorded: the next life goes on, and nothing is taken back meanwhile.
         let file = edge.daemon.path("state").join("ladder.json");
-        edge.wait("the record", 10, |_| fs::read_to_string(&file).is_ok_and(|text| text.contains("Up")));
+        edge.wait("the record", 60, |_| fs::read_to_string(&file).is_ok_and(|text| text.contains("Up")));
         edge.daemon.kill().unwrap();
         assert_eq!(edge.heard().len(), 1);
         let sandbox = edge.sandbox;
@@ -76,37 +81,61 @@ fn nothing_is_orphaned_by_an_agent_that_is_killed() {
             sleep(Duration::from_millis(50));
         }
         // Killed between announcement and record: what nobody knows of is taken back.
-        edge.wait("the route", 20, is_present);
+        edge.wait("the route", 60, is_present);
         edge.daemon.kill().unwrap();
         fs::remove_file(&file).unwrap();
         edge.flood(0);
         edge.daemon.launch(sandbox).unwrap();
-        edge.wait("the end", 30, is_over);
+        edge.wait("the end", 60, is_over);
     });
 }
 
 #[test]
 fn what_an_operator_takes_back_stays_away() {
     require_root!();
-    within(|edge| {
+    within(Rungs::Filters, |edge| {
         edge.flood(300);
-        edge.wait("the route", 20, is_present);
+        edge.wait("the route", 60, is_present);
         let dry = edge.daemon.ok(&["ladder", "withdraw", "--all", "--dry-run"]).unwrap();
         assert!(dry.contains("would be: flowspec: taken back"), "{dry}");
-        assert!(is_present(edge));
+        edge.wait("that it is still there", 60, is_present);
         edge.daemon.ok(&["ladder", "withdraw", "--all"]).unwrap();
-        edge.wait("the withdrawal", 5, |edge| edge.heard().is_empty());
+        edge.wait("the withdrawal", 60, |edge| edge.heard().is_empty());
         sleep(Duration::from_secs(5));
         assert!(edge.heard().is_empty());
         assert_eq!(edge.rung("flowspec").state, "withdrawn");
         // Thought over.
         let id = edge.rung("flowspec").id.unwrap().to_string();
         edge.daemon.ok(&["ladder", "approve", &id]).unwrap();
-        edge.wait("the route again", 10, is_present);
+        edge.wait("the route again", 60, is_present);
         // By hand, at the BGP daemon.
         edge.withdraw_by_hand();
-        edge.wait("that it is noticed", 10, |edge| edge.rung("flowspec").state == "taken-back");
+        edge.wait("that it is noticed", 60, |edge| edge.rung("flowspec").state == "taken-back");
         sleep(Duration::from_secs(5));
         assert!(edge.heard().is_empty());
+    });
+}
+
+#[test]
+fn a_black_hole_is_climbed_probed_and_taken_back() {
+    require_root!();
+    within(Rungs::Holes, |edge| {
+        // What the router makes of a /32 with the community BLACKHOLE, and of nothing else.
+        let hole = format!("ip daddr {}/32 counter drop", edge.victim);
+        edge.flood(300);
+        edge.wait("the black hole", 60, |edge| edge.rung("rtbh").state == "present" && edge.heard() == [hole.as_str()]);
+        edge.serves();
+        edge.wait("a probe that finds it", 60, |edge| edge.ladder().failed_probes > 0);
+        edge.wait("the black hole again", 60, |edge| edge.heard() == [hole.as_str()]);
+        edge.flood(0);
+        edge.wait("the end", 120, is_over);
+        assert_eq!(edge.announced(), 0);
+        let metrics = edge.daemon.metrics().unwrap();
+        let seconds = metrics.lines().find_map(|line| line.strip_prefix("ftagent_black_hole_seconds_total "));
+        assert!(seconds.is_some_and(|seconds| seconds.parse::<f64>().unwrap() >= 1.0), "{metrics}");
+        let audit = edge.daemon.ok(&["audit", "show", "--json"]).unwrap();
+        for act in ["rtbh.announce", "rtbh.withdraw", "ladder.escalated", "ladder.probed", "ladder.came-back"] {
+            assert!(audit.contains(act), "{act} is not in {audit}");
+        }
     });
 }

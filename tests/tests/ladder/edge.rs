@@ -1,23 +1,26 @@
 //! A daemon at an uplink of 100 Mbit/s whose router does what it hears by BGP, with customers and a flood.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::{JoinHandle, sleep},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use ftagent::serve::protocol::{LadderStatus, RungView};
 use ftagent_tests::{
     customers::Customers,
     daemon::Daemon,
-    edge::{self, API, Enforcer, Speakers},
+    edge::{self, API, Enforcer, Flooding, Speakers},
     peers,
-    sandbox::{Host, Sandbox, skip},
-    traffic::{Flood, Generator, vectors},
+    sandbox::Sandbox,
+    traffic::{
+        Flood,
+        vectors::{self, Link},
+    },
 };
 
 /// The uplink.
@@ -25,57 +28,78 @@ const MBIT: u32 = 100;
 /// Bits of a packet of the flood: 1400 bytes of an answer and its headers.
 const PACKET_BITS: u64 = 8 * 1442;
 
-/// A thread that sends.
-type Sending = JoinHandle<Result<Result<()>>>;
+/// What the ladder has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rungs {
+    /// Filters by itself; black holes where an operator says so.
+    Filters,
+    /// Black holes by itself and nothing else, for a second address of the host.
+    Holes,
+}
 
 pub struct Edge<'a> {
     pub sandbox: &'a Sandbox,
     pub daemon: Daemon,
+    /// The target of floods.
+    pub victim: Ipv4Addr,
+    flood: Option<Flooding>,
+    customers: Arc<Customers>,
     uplink: edge::Edge,
     enforcer: Enforcer,
     _speakers: Speakers,
-    flood: Option<(Arc<AtomicBool>, Sending)>,
     stop: Arc<AtomicBool>,
 }
 
 /// Runs a test at an edge; skips it where a program is missing.
-pub fn within(body: impl FnOnce(&mut Edge<'_>) + Send) {
-    Sandbox::run(|sandbox| match Edge::start(sandbox) {
-        Some(mut edge) => body(&mut edge),
-        None => skip("the ladder through a BGP daemon", "gobgpd is not there: `cargo xtask setup`"),
-    })
-    .unwrap();
+pub fn within(rungs: Rungs, body: impl FnOnce(&mut Edge<'_>) + Send) {
+    if peers::need("the ladder through a BGP daemon", &["gobgpd", "gobgp", "nft"]) {
+        Sandbox::run(|sandbox| body(&mut Edge::start(sandbox, rungs))).unwrap();
+    }
 }
 
 impl<'a> Edge<'a> {
-    fn start(sandbox: &'a Sandbox) -> Option<Self> {
+    fn start(sandbox: &'a Sandbox, rungs: Rungs) -> Self {
         let uplink = edge::Edge::new(sandbox, MBIT).unwrap();
-        let speakers = Speakers::start(sandbox, &uplink).unwrap()?;
-        let daemon = Daemon::start(sandbox, &["wan0"], CONFIG).unwrap();
+        let (victim, more) = match rungs {
+            Rungs::Filters => (uplink.veth.here.v4, FILTERS),
+            Rungs::Holes => (edge::SECOND, HOLES),
+        };
+        if victim == edge::SECOND {
+            uplink.add_second(sandbox).unwrap();
+        }
+        let speakers = Speakers::start(sandbox, &uplink).unwrap().unwrap();
+        let daemon = Daemon::start(sandbox, &["wan0"], &format!("{CONFIG}{more}")).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let _customers = Customers::begin(sandbox, &uplink.veth, &stop).unwrap();
+        let customers = Customers::begin(sandbox, &uplink.veth, &stop).unwrap();
         daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
         // Clean flows count when they are a few seconds old.
         sleep(Duration::from_secs(5));
         let enforcer = Enforcer::start(sandbox);
-        Some(Self { sandbox, daemon, uplink, enforcer, _speakers: speakers, flood: None, stop })
+        Self { sandbox, daemon, victim, flood: None, customers, uplink, enforcer, _speakers: speakers, stop }
     }
 
     /// Begins a flood of so many Mbit/s, or ends it.
     pub fn flood(&mut self, mbit: u64) {
-        if let Some((stop, thread)) = self.flood.take() {
-            stop.store(true, Relaxed);
-            thread.join().unwrap().unwrap().unwrap();
+        if let Some(flood) = self.flood.take() {
+            flood.end().unwrap();
         }
-        if mbit == 0 {
-            return;
+        if mbit > 0 {
+            let way = Link { dst: self.victim.into(), ..self.uplink.way() };
+            let flood = vectors::find("dns_amplification").unwrap().flood(&way);
+            let flood = Flood { pps: Some(mbit * 1_000_000 / PACKET_BITS), ..flood };
+            self.flood = Some(Flooding::begin(&self.uplink, flood).unwrap());
         }
-        let (stop, ifindex) = (Arc::new(AtomicBool::new(false)), self.uplink.leaves_by().unwrap());
-        let flood = vectors::find("dns_amplification").unwrap().flood(&self.uplink.way());
-        let (flood, halt) = (Flood { pps: Some(mbit * 1_000_000 / PACKET_BITS), ..flood }, Arc::clone(&stop));
-        let world: &Host = self.uplink.world();
-        let thread = world.spawn(move || Generator::new(ifindex)?.run(&flood, &halt).map(drop));
-        self.flood = Some((stop, thread));
+    }
+
+    /// Waits until customers load pages, from now on.
+    pub fn serves(&self) {
+        self.customers.take();
+        self.wait("customers that are served", 60, |edge| edge.customers.take().pages > 0);
+    }
+
+    /// Returns how many routes the BGP daemon beside the agent has.
+    pub fn announced(&self) -> usize {
+        ["ipv4", "ipv4-flowspec"].map(|family| edge::table(family).unwrap().len()).iter().sum()
     }
 
     /// Returns what the router does of what it has heard.
@@ -98,7 +122,7 @@ impl<'a> Edge<'a> {
             assert!(
                 since.elapsed() < Duration::from_secs(seconds),
                 "in vain for {seconds} s: {what}\n{}\nthe router does {:#?}\n{}",
-                self.daemon.ok(&["ladder"]).unwrap(),
+                self.daemon.ok(&["ladder"]).unwrap_or_else(|error| error.to_string()),
                 self.heard(),
                 self.daemon.log()
             );
@@ -118,9 +142,6 @@ impl<'a> Edge<'a> {
 impl Drop for Edge<'_> {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some((stop, _)) = &self.flood {
-            stop.store(true, Relaxed);
-        }
     }
 }
 
@@ -140,6 +161,10 @@ asn = 64500
 own_prefixes = ["10.77.0.0/24"]
 [ladder]
 trickle = "1 Mbit/s"
+"#;
+
+/// [`Rungs::Filters`].
+const FILTERS: &str = r#"
 [[ladder.rungs]]
 plane = "flowspec"
 approve = "auto"
@@ -152,4 +177,16 @@ plane = "rtbh"
 utilisation_percent = 95
 lost_pps = 0
 softirq_percent = 0
+"#;
+
+/// [`Rungs::Holes`].
+const HOLES: &str = r#"
+[[ladder.rungs]]
+plane = "rtbh"
+approve = "auto"
+per_day = 20
+utilisation_percent = 70
+activation = "1s"
+hold = "3s"
+longest_hold = "6s"
 "#;
