@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::Cli;
 use crate::rule::{
     Action, FlowMatch,
-    vendor::{self, BlackHole, CannotSay, Community, End, Options, PLATFORMS, Place, Platform, Text},
+    vendor::{self, AnyCommunity, BlackHole, CannotSay, End, Options, PLATFORMS, Place, Platform, Text},
 };
 use show::{Asked, Printed, Written};
 
@@ -118,7 +118,7 @@ struct Rtbh {
     source: bool,
     /// A community that the upstream asks for, such as 64500:666; default: 65535:666 (RFC 7999).
     #[arg(long = "community", value_name = "COMMUNITY")]
-    communities: Vec<Community>,
+    communities: Vec<AnyCommunity>,
     /// Leave no-export out.
     #[arg(long)]
     export: bool,

@@ -1,15 +1,15 @@
 //! `[bgp]`: the BGP daemon through which routers upstream are asked to drop.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
-    str::FromStr,
 };
 
 use ipnet::IpNet;
 
 use super::{Problem, raw::RawBgp};
+
+pub use crate::rule::vendor::{Community, LargeCommunity};
 
 /// The BGP daemon, and what may be announced through it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,14 @@ pub struct Bgp {
     pub source_blackhole: bool,
 }
 
+impl Bgp {
+    /// Returns what is protected and not the operator's own: others whose packets no filter drops. What is their own
+    /// is never a destination or source of one.
+    pub fn guests(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.protect.iter().filter(|net| !self.own_prefixes.iter().any(|own| own.contains(*net))).copied()
+    }
+}
+
 /// A BGP daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BgpDaemon {
@@ -49,72 +57,6 @@ pub enum BgpDaemon {
     GoBgp(SocketAddr),
     /// ExaBGP: the directory of its pipes `exabgp.in` and `exabgp.out`.
     ExaBgp(PathBuf),
-}
-
-/// A community (RFC 1997).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Community(pub u32);
-
-impl Community {
-    /// NO_EXPORT (RFC 1997).
-    pub const NO_EXPORT: Self = Self(0xffff_ff01);
-    /// BLACKHOLE (RFC 7999).
-    pub const BLACKHOLE: Self = Self(0xffff_029a);
-}
-
-impl FromStr for Community {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "blackhole" => return Ok(Self::BLACKHOLE),
-            "no-export" => return Ok(Self::NO_EXPORT),
-            "no-advertise" => return Ok(Self(0xffff_ff02)),
-            _ => {}
-        }
-        let halves = text.split_once(':').and_then(|(high, low)| Some((number::<u16>(high)?, number::<u16>(low)?)));
-        let (high, low) = halves.ok_or_else(|| format!("\"{text}\" is not a community"))?;
-        Ok(Self(u32::from(high) << 16 | u32::from(low)))
-    }
-}
-
-impl fmt::Display for Community {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
-    }
-}
-
-/// A large community (RFC 8092).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LargeCommunity {
-    /// The AS that gives it its meaning.
-    pub global: u32,
-    /// The first number.
-    pub first: u32,
-    /// The second number.
-    pub second: u32,
-}
-
-impl FromStr for LargeCommunity {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Option<Vec<u32>> = text.split(':').map(number).collect();
-        match parts.as_deref() {
-            Some([global, first, second]) => Ok(Self { global: *global, first: *first, second: *second }),
-            _ => Err(format!("\"{text}\" is not a large community")),
-        }
-    }
-}
-
-impl fmt::Display for LargeCommunity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.global, self.first, self.second)
-    }
-}
-
-fn number<T: FromStr>(text: &str) -> Option<T> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 pub(super) fn checked(raw: &RawBgp, problems: &mut Vec<Problem>) -> Option<Bgp> {

@@ -12,6 +12,7 @@ use crate::{
     rule::{
         Action, FlowMatch,
         flowspec::{Component, FlowSpec, Limit, Side},
+        vendor::nobodys,
     },
 };
 
@@ -110,14 +111,8 @@ fn foreign(net: IpNet, config: &Bgp) -> Result<(), String> {
     if let Some(own) = config.own_prefixes.iter().find(|own| own.contains(&net) || net.contains(*own)) {
         return Err(format!("{net} meets {own}, your own space: no attacker's source"));
     }
-    let address = net.addr();
-    let special = address.is_loopback()
-        || address.is_multicast()
-        || address.is_unspecified()
-        || matches!(address, IpAddr::V4(v4) if v4.is_link_local() || v4.is_broadcast())
-        || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    if special {
-        return Err(format!("{net} is no source that routers forward"));
+    match nobodys(&net) {
+        Some(what) => Err(format!("{net} is {what}, and no source that routers forward")),
+        None => Ok(()),
     }
-    Ok(())
 }

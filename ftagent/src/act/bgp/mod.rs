@@ -17,14 +17,11 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
-use super::upstream::Driver;
+use super::{machine, upstream::Driver};
 use crate::config::{Bgp, BgpDaemon, LargeCommunity};
 
 pub use exabgp::ExaBgp;
@@ -77,9 +74,13 @@ pub type Shared = Arc<Mutex<dyn Speaker>>;
 /// # Errors
 /// What this machine lacks.
 pub fn open(config: &Bgp) -> Result<Vec<Box<dyn Driver>>, String> {
+    if config.marker.is_none() && machine::id().is_none() {
+        let why = "this machine has no identity of its own (/etc/machine-id), by which its routes are known";
+        return Err(format!("[bgp]: {why}: set bgp.marker, another one for each node"));
+    }
     let speaker: Shared = match &config.daemon {
         BgpDaemon::GoBgp(address) => Arc::new(Mutex::new(GoBgp::new(*address)?)),
-        BgpDaemon::ExaBgp(pipes) => Arc::new(Mutex::new(ExaBgp::new(pipes.clone()))),
+        BgpDaemon::ExaBgp(pipes) => Arc::new(Mutex::new(ExaBgp::new(pipes.clone(), marker(config)))),
     };
     let plane = |kind| -> Box<dyn Driver> { Box::new(Announcer::new(kind, config.clone(), Arc::clone(&speaker))) };
     Ok(vec![plane(Kind::FlowSpec), plane(Kind::BlackHole)])
@@ -89,9 +90,7 @@ pub fn open(config: &Bgp) -> Result<Vec<Box<dyn Driver>>, String> {
 /// machine from others that announce through the same daemon.
 pub fn marker(config: &Bgp) -> LargeCommunity {
     config.marker.unwrap_or_else(|| {
-        let id = ["/etc/machine-id", "/etc/hostname", "/proc/sys/kernel/hostname"];
-        let id = id.into_iter().find_map(|path| fs::read_to_string(path).ok().filter(|id| !id.trim().is_empty()));
-        let digest = Sha256::digest(id.unwrap_or_default().trim().as_bytes());
+        let digest = Sha256::digest(machine::id().unwrap_or_default().as_bytes());
         let second = digest.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte));
         LargeCommunity { global: config.asn, first: u32::from_be_bytes(*b"ftag"), second }
     })

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tracing::warn;
 
 use super::{
     Listing, Shared, Speaker, check, marker,
@@ -33,7 +34,7 @@ pub struct Announcer {
     /// Routes of ours that are to go, when last looked.
     leaving: usize,
     /// What did not work, and when it is tried again.
-    held: BTreeMap<Nlri, Held>,
+    held: BTreeMap<(&'static str, Nlri), Held>,
     /// The incidents of what is announced.
     incidents: BTreeMap<Nlri, String>,
     /// Whether the daemon answered when last asked.
@@ -51,6 +52,10 @@ struct Held {
 const LOOK: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(200)];
 /// How long something that does not work is left alone at most.
 const MOST_WAIT: Duration = Duration::from_secs(60);
+
+/// The two acts.
+const ANNOUNCE: &str = "announce";
+const WITHDRAW: &str = "withdraw";
 
 /// What is to be there: the steps' own, and how they stand.
 #[derive(Default)]
@@ -139,7 +144,7 @@ impl Announcer {
                 (_, before) => {
                     let before = before.map_or(Value::Null, Seen::describe);
                     let Some(step) = steps.first() else { continue };
-                    let act = self.act("announce", nlri, &step.incident, &step.reason, (before, route.describe()));
+                    let act = self.act(ANNOUNCE, nlri, &step.incident, &step.reason, (before, route.describe()));
                     match self.attempt(nlri, &act, witness, |speaker| speaker.announce(route)) {
                         Ok(()) => {
                             changed = true;
@@ -166,7 +171,7 @@ impl Announcer {
             count += 1;
             let incident = self.incidents.get(&seen.nlri).cloned().unwrap_or_default();
             let why = "nothing asks for it any more";
-            let act = self.act("withdraw", &seen.nlri, &incident, why, (seen.describe(), Value::Null));
+            let act = self.act(WITHDRAW, &seen.nlri, &incident, why, (seen.describe(), Value::Null));
             // Where it fails, it is still there at the next look.
             let _tried_again: Result<(), String> =
                 self.attempt(&seen.nlri, &act, witness, |speaker| speaker.withdraw(seen));
@@ -186,7 +191,7 @@ impl Announcer {
         Act { verb, plane, subject, incident: incident.to_owned(), reason: reason.to_owned(), before, after }
     }
 
-    /// Does something, unless it failed just now.
+    /// Does something, unless the same failed just now. What is taken back does not wait for the audit log.
     fn attempt(
         &mut self,
         nlri: &Nlri,
@@ -194,24 +199,32 @@ impl Announcer {
         witness: &dyn Witness,
         deed: impl FnOnce(&mut dyn Speaker) -> Result<(), String>,
     ) -> Result<(), String> {
-        if let Some(held) = self.held.get(nlri).filter(|held| Instant::now() < held.until) {
+        let key = (act.verb, nlri.clone());
+        if let Some(held) = self.held.get(&key).filter(|held| Instant::now() < held.until) {
             return Err(held.why.clone());
         }
-        let result = witness.before(act).and_then(|()| {
+        let written = witness.before(act).or_else(|why| {
+            if act.verb != WITHDRAW {
+                return Err(why);
+            }
+            warn!(plane = act.plane, subject = act.subject, %why, "It is withdrawn without a line in the audit log.");
+            Ok(())
+        });
+        let result = written.and_then(|()| {
             let result = deed(&mut *self.speaker.lock().unwrap_or_else(PoisonError::into_inner));
             witness.after(act, result.as_ref().copied().map_err(String::as_str));
             result
         });
         if let Err(why) = &result {
-            self.hold(nlri, why.clone());
+            self.hold(key, why.clone());
         }
         result
     }
 
     /// Leaves something alone for a while, twice as long as the time before.
-    fn hold(&mut self, nlri: &Nlri, why: String) {
-        let wait = self.held.get(nlri).map_or(LOOK[0], |held| MOST_WAIT.min(held.wait * 2));
-        self.held.insert(nlri.clone(), Held { until: Instant::now() + wait, wait, why });
+    fn hold(&mut self, key: (&'static str, Nlri), why: String) {
+        let wait = self.held.get(&key).map_or(LOOK[0], |held| MOST_WAIT.min(held.wait * 2));
+        self.held.insert(key, Held { until: Instant::now() + wait, wait, why });
     }
 
     /// Says what is there now.
@@ -219,14 +232,14 @@ impl Announcer {
         for (nlri, (route, steps)) in &plan.routes {
             let there = listing.routes.iter().any(|seen| seen.is(route));
             if there {
-                self.held.remove(nlri);
+                self.held.remove(&(ANNOUNCE, nlri.clone()));
             }
             let asked = steps.iter().any(|step| plan.standings.get(&step.id) == Some(&Standing::Asked));
             let standing = if there {
                 Standing::Present
             } else if asked {
                 let why = self.speaker.lock().unwrap_or_else(PoisonError::into_inner).hidden();
-                self.hold(nlri, why.to_owned());
+                self.hold((ANNOUNCE, nlri.clone()), why.to_owned());
                 Standing::Failed(why.to_owned())
             } else {
                 continue;
@@ -240,7 +253,7 @@ impl Announcer {
         }
         let known =
             |nlri: &Nlri| plan.routes.contains_key(nlri) || listing.routes.iter().any(|seen| seen.nlri == *nlri);
-        self.held.retain(|nlri, _| known(nlri));
+        self.held.retain(|(_, nlri), _| known(nlri));
         self.incidents.retain(|nlri, _| known(nlri));
     }
 

@@ -280,6 +280,7 @@ fn nothing_is_announced_that_must_not_be() {
         (Kind::BlackHole, "source 127.0.0.1/32", sources, "no source"),
         (Kind::BlackHole, "source fe80::1/128", sources, "no source"),
         (Kind::BlackHole, "source 224.0.0.1/32", sources, "no source"),
+        (Kind::BlackHole, "source 240.0.0.1/32", sources, "no source"),
     ];
     for (kind, text, more, word) in cases {
         let config = config(more);
@@ -300,4 +301,27 @@ fn a_black_hole_never_leaves_the_neighbours_as() {
     let config = config("communities = [\"64500:666\"]\n");
     let route = check::route(Kind::BlackHole, &what("hole 198.51.100.7/32"), &config, marker(&config)).unwrap();
     assert_eq!(route.communities, ["64500:666".parse().unwrap(), Community::NO_EXPORT].into());
+}
+
+#[test]
+fn what_is_taken_back_waits_neither_for_the_audit_log_nor_for_what_failed_before() {
+    let mut stage = Stage::new("");
+    assert_eq!(stage.standings(&[ONE]), [Standing::Present]);
+    stage.diary.1 = true;
+    let (report, there) = stage.look(&[TWO]);
+    assert_eq!(report.steps, [(2, Standing::Failed("the disk is full".to_owned()))]);
+    assert_eq!((report.leaving, there.len()), (0, 0), "the withdrawal is not held up");
+    // It was announced again and that failed: the withdrawal of the same route is another thing.
+    let mut stage = Stage::new("");
+    stage.look(&[ONE]);
+    stage.daemon().routes[0].whole = false;
+    stage.daemon().refuses = true;
+    assert_eq!(stage.standings(&[ONE]), [Standing::Failed("it refuses".to_owned())]);
+    assert_eq!(stage.look(&[]).1.len(), 0);
+}
+
+#[test]
+fn what_is_protected_of_others_is_what_no_filter_drops() {
+    let guests: Vec<String> = config("").guests().map(|net| net.to_string()).collect();
+    assert_eq!(guests, ["203.0.113.53/32"]);
 }

@@ -5,7 +5,7 @@ use super::{
         Action, FlowMatch,
         flowspec::{BitField, Bitmask, Compiled, Component, Field, Numeric, Side},
     },
-    BlackHole, CannotSay, Community, Options, Place, Platform, Text, by_family, hole,
+    AnyCommunity, BlackHole, CannotSay, LargeCommunity, Options, Place, Platform, Text, by_family, hole,
     routes::{self, Routes},
 };
 
@@ -91,9 +91,14 @@ const fn word(field: Field, six: bool) -> &'static str {
 
 fn black_hole(hole: &BlackHole, options: &Options) -> Result<Text, CannotSay> {
     let (name, family) = (options.snake(), by_family(&hole.net, "4", "6"));
-    let add = |community: &Community| match community {
-        Community::Plain(a, b) => format!("        bgp_community.add(({a}, {b}));\n"),
-        Community::Large(a, b, c) => format!("        bgp_large_community.add(({a}, {b}, {c}));\n"),
+    let add = |community: &AnyCommunity| match community {
+        AnyCommunity::Plain(community) => {
+            let [a, b] = community.halves();
+            format!("        bgp_community.add(({a}, {b}));\n")
+        }
+        AnyCommunity::Large(LargeCommunity { global, first, second }) => {
+            format!("        bgp_large_community.add(({global}, {first}, {second}));\n")
+        }
     };
     let adds: String = hole.all().iter().map(add).collect();
     let mut traps = hole::traps(hole);

@@ -1,16 +1,14 @@
 //! Remotely triggered black holes (RFC 5635, RFC 7999): what is announced, and what it does to whom.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{Refused, by_family};
+use super::{AnyCommunity, Community, Refused, by_family};
 
-/// BLACKHOLE (RFC 7999).
-const BLACKHOLE: Community = Community::Plain(65_535, 666);
-/// NO_EXPORT (RFC 1997).
-const NO_EXPORT: Community = Community::Plain(65_535, 65_281);
+const BLACKHOLE: AnyCommunity = AnyCommunity::Plain(Community::BLACKHOLE);
+const NO_EXPORT: AnyCommunity = AnyCommunity::Plain(Community::NO_EXPORT);
 /// The shortest prefixes of a black hole: longer ones are one network's customers, shorter ones are networks.
 const SHORTEST: [u8; 2] = [24, 48];
 
@@ -25,7 +23,7 @@ pub struct BlackHole {
     /// An address that edges discard: 192.0.2.1 (RFC 5737) or 100::1 (RFC 6666) by custom.
     pub next_hop: IpAddr,
     /// Communities that the upstream asks for.
-    pub communities: Vec<Community>,
+    pub communities: Vec<AnyCommunity>,
     /// Whether NO_EXPORT is left out.
     pub export: bool,
 }
@@ -40,59 +38,6 @@ pub enum End {
     Source,
 }
 
-/// A BGP community.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Community {
-    /// RFC 1997.
-    Plain(u16, u16),
-    /// RFC 8092.
-    Large(u32, u32, u32),
-}
-
-impl FromStr for Community {
-    type Err = String;
-
-    /// `65535:666`, `65001:666:0`, or `blackhole`, `no-export`, `no-advertise`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_lowercase().as_str() {
-            "blackhole" => return Ok(BLACKHOLE),
-            "no-export" => return Ok(NO_EXPORT),
-            "no-advertise" => return Ok(Self::Plain(65_535, 65_282)),
-            _ => {}
-        }
-        let parts: Vec<&str> = text.split(':').collect();
-        let read = match parts.as_slice() {
-            [a, b] => a.parse().ok().zip(b.parse().ok()).map(|(a, b)| Self::Plain(a, b)),
-            [a, b, c] => match (a.parse(), b.parse(), c.parse()) {
-                (Ok(a), Ok(b), Ok(c)) => Some(Self::Large(a, b, c)),
-                _ => None,
-            },
-            _ => None,
-        };
-        read.ok_or_else(|| {
-            format!(
-                "`{text}` is no community: write 65535:666 (both up to 65535), or for a larger AS number a large one as \
-                 4200000000:666:0"
-            )
-        })
-    }
-}
-
-impl fmt::Display for Community {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plain(a, b) => write!(f, "{a}:{b}"),
-            Self::Large(a, b, c) => write!(f, "{a}:{b}:{c}"),
-        }
-    }
-}
-
-impl Serialize for Community {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 impl BlackHole {
     /// Checks what is asked for. Without communities of the upstream's own, it is BLACKHOLE; without a next hop, the
     /// customary one.
@@ -102,7 +47,7 @@ impl BlackHole {
     pub fn new(
         net: IpNet,
         end: End,
-        communities: Vec<Community>,
+        communities: Vec<AnyCommunity>,
         next_hop: Option<IpAddr>,
         anywhere: bool,
     ) -> Result<Self, Refused> {
@@ -143,16 +88,16 @@ impl BlackHole {
     }
 
     /// Returns the communities, NO_EXPORT among them.
-    pub fn all(&self) -> Vec<Community> {
+    pub fn all(&self) -> Vec<AnyCommunity> {
         let no_export = Some(NO_EXPORT).filter(|_| !self.export && !self.communities.contains(&NO_EXPORT));
         self.communities.iter().copied().chain(no_export).collect()
     }
 
     /// Returns them as text, plain ones and large ones.
     pub fn communities(&self) -> (Vec<String>, Vec<String>) {
-        let (plain, large): (Vec<Community>, Vec<Community>) =
-            self.all().into_iter().partition(|community| matches!(community, Community::Plain(..)));
-        let text = |list: Vec<Community>| list.iter().map(ToString::to_string).collect();
+        let (plain, large): (Vec<AnyCommunity>, Vec<AnyCommunity>) =
+            self.all().into_iter().partition(|community| matches!(community, AnyCommunity::Plain(_)));
+        let text = |list: Vec<AnyCommunity>| list.iter().map(ToString::to_string).collect();
         (text(plain), text(large))
     }
 

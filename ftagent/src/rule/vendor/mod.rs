@@ -6,6 +6,7 @@
 
 mod arista;
 mod bird;
+mod community;
 mod exabgp;
 mod frr;
 mod gobgp;
@@ -26,8 +27,9 @@ use serde::{Serialize, Serializer};
 
 use super::{Action, Family, FlowMatch, Rate, check};
 
+pub use community::{AnyCommunity, Community, LargeCommunity};
 pub use exabgp::terms as exabgp_terms;
-pub use hole::{BlackHole, Community, End};
+pub use hole::{BlackHole, End, nobodys};
 
 /// Every platform, in the order in which they are printed.
 pub const PLATFORMS: [&Platform; 11] = [
@@ -249,7 +251,7 @@ pub fn admit(matches: &FlowMatch, action: Action, place: Place, anywhere: bool) 
                         .to_owned(),
                 );
             }
-            Some(dst) if let Some(what) = hole::nobodys(&dst) => {
+            Some(dst) if let Some(what) = nobodys(&dst) => {
                 return refuse(format!(
                     "{dst} is {what}, which no router upstream leads to you: name your own address"
                 ));

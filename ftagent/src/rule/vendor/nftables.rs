@@ -1,7 +1,7 @@
 //! nftables: a table of its own, as text for `nft -f`.
 
 use super::{
-    super::{Action, Flags, FlowMatch, Fragment, Payload, Ranges, Rate, set::Number},
+    super::{Action, Flags, FlowMatch, Fragment, Payload, Ranges, Rate, nft, set::Number},
     CannotSay, Options, Place, Platform, Text,
     terms::{self, ICMP, ICMPV6, Lines, TCP, UDP},
 };
@@ -80,6 +80,9 @@ fn traps(matches: &FlowMatch, action: Action, place: &str) -> Vec<String> {
     if matches.needs_header() {
         traps.push(first_fragments());
     }
+    // What nftables cannot tell apart, as the daemon's own table cannot: in packets that nobody sends in earnest.
+    let widened = nft::compile(matches, action).map(|compiled| compiled.widened).unwrap_or_default();
+    traps.extend(widened.iter().map(|widened| format!("It takes a little more than the match means: {widened}.")));
     traps
 }
 

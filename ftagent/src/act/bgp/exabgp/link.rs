@@ -64,6 +64,26 @@ impl Link {
         self.life
     }
 
+    /// Takes what was answered for another's: somebody else uses the pipes. The next command waits until nothing more
+    /// comes of it. Returns what to say.
+    pub fn astray(&mut self, command: &str, line: Option<&str>) -> String {
+        self.doubt();
+        let what = line
+            .map_or_else(|| "nothing".to_owned(), |line| format!("`{}`", line.chars().take(60).collect::<String>()));
+        format!(
+            "exabgp's answer to `{command}` is none ({what}): does another program use the pipes in {}? Give ftagent \
+             pipes of its own",
+            self.pipes.display()
+        )
+    }
+
+    /// Has the next command wait until nothing more comes of answers to others.
+    pub fn doubt(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.astray = true;
+        }
+    }
+
     /// Gives a command; returns the lines of its answer.
     ///
     /// # Errors

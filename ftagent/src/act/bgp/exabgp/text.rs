@@ -98,9 +98,36 @@ pub const fn family(nlri: &Nlri) -> &'static str {
     }
 }
 
-/// Reads a line of `show adj-rib out extensive`: the neighbour, and a route; `None` where it is of a kind that is
-/// never announced here.
-pub fn line(line: &str) -> Option<(String, Seen)> {
+/// What every line of a listing of routes begins with.
+pub const LISTED: &str = "neighbor ";
+
+/// Reads the answer to `show adj-rib out extensive`: routes by neighbour.
+///
+/// # Errors
+/// The line that is none of such an answer, or that is a route of ours (it bears the marker) and cannot be read.
+pub fn listing(lines: &[String], marker: LargeCommunity) -> Result<Vec<(String, Seen)>, &str> {
+    let marker = marker.to_string();
+    let ours = |text: &str| {
+        let (_, behind) = text.rsplit_once(" large-community ").unwrap_or_default();
+        behind.split_whitespace().any(|word| word == marker)
+    };
+    let mut routes = Vec::with_capacity(lines.len());
+    for text in lines {
+        match line(text).filter(|_| text.starts_with(LISTED)) {
+            Some(route) => routes.push(route),
+            // Others may announce what is never announced here.
+            None if text.starts_with(LISTED) && text.contains(ALLOWED) && !ours(text) => {}
+            None => return Err(text),
+        }
+    }
+    Ok(routes)
+}
+
+/// What stands between the neighbour and the route.
+const ALLOWED: &str = " family-allowed ";
+
+/// Reads a line of it: the neighbour, and a route; `None` where it is of a kind that is never announced here.
+fn line(line: &str) -> Option<(String, Seen)> {
     let mut line = line.to_owned();
     // What it has no name for, it tells in words.
     for words in
@@ -108,7 +135,7 @@ pub fn line(line: &str) -> Option<(String, Seen)> {
     {
         line = line.replace(words, "");
     }
-    let (whom, what) = line.split_once(" family-allowed ")?;
+    let (whom, what) = line.split_once(ALLOWED)?;
     let neighbour = whom.split_whitespace().nth(1)?.to_owned();
     let mut words = what.split_whitespace().skip(1);
     let six = words.next()? == "ipv6";
@@ -149,12 +176,13 @@ struct Attributes {
 }
 
 impl Attributes {
-    /// Takes an attribute; `None` where it could be a part of the flow specification that is not known here.
+    /// Takes an attribute; `None` where it cannot be read, or could be a part of the flow specification that is not
+    /// known here.
     fn read(&mut self, key: &str, values: &[&str]) -> Option<()> {
         match key {
             "next-hop" => self.next_hop = values.first().and_then(|value| value.parse().ok()),
-            "community" => self.communities = values.iter().filter_map(|value| value.parse().ok()).collect(),
-            "large-community" => self.large = values.iter().filter_map(|value| value.parse().ok()).collect(),
+            "community" => self.communities = values.iter().map(|value| value.parse().ok()).collect::<Option<_>>()?,
+            "large-community" => self.large = values.iter().map(|value| value.parse().ok()).collect::<Option<_>>()?,
             "extended-community" => self.limit = values.iter().find_map(|value| limit(value)),
             "origin" | "as-path" | "local-preference" | "med" | "aggregator" | "originator-id" | "cluster-list"
             | "attribute" => {}
@@ -351,6 +379,31 @@ mod tests {
             "",
         ] {
             assert_eq!(line(&format!("{WHOM}{text}")), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listing_is_taken_whole_or_not_at_all() {
+        let marker: LargeCommunity = "64500:1:99".parse().unwrap();
+        let route = |more: &str| {
+            format!("{WHOM}ipv4 unicast 203.0.113.9/32 next-hop 192.0.2.1 {more} large-community 64500:1:99")
+        };
+        let named = route("community [ no-advertise no-export-subconfed no-peer 64500:7 ]");
+        let other = format!("{WHOM}l2vpn evpn something large-community 64500:1:98");
+        let lines = [named.clone(), other.clone()];
+        let [(_, seen)] = &listing(&lines, marker).unwrap()[..] else { panic!("one is for us") };
+        let named_ones = [0xffff_ff02, 0xffff_ff03, 0xffff_ff04, 64500 << 16 | 7].map(Community);
+        assert_eq!(seen.communities, named_ones.into());
+        // Ours that cannot be read; a part of a line; what answers another command.
+        for bad in
+            [route("community [ something-new ]"), named[40..].to_owned(), WHOM.to_owned(), "exabgp 4.2.21".to_owned()]
+        {
+            let lines = [other.clone(), bad.clone()];
+            match listing(&lines, marker) {
+                Err(line) => assert_eq!(line, bad),
+                // A line without a route is none of ours.
+                Ok(routes) => assert!(routes.is_empty() && bad == WHOM, "{bad}"),
+            }
         }
     }
 
