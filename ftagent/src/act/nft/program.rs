@@ -53,6 +53,14 @@ pub trait Runner: fmt::Debug + Send {
     /// # Errors
     /// See [`NftError`].
     fn run(&mut self, commands: Vec<Value>) -> Result<Vec<Value>, NftError>;
+
+    /// As [`Self::run`], for listings that need not say what sets hold.
+    ///
+    /// # Errors
+    /// See [`NftError`].
+    fn terse(&mut self, commands: Vec<Value>) -> Result<Vec<Value>, NftError> {
+        self.run(commands)
+    }
 }
 
 /// The program.
@@ -91,9 +99,20 @@ impl Nft {
 
 impl Runner for Nft {
     fn run(&mut self, commands: Vec<Value>) -> Result<Vec<Value>, NftError> {
+        self.call(commands, None)
+    }
+
+    fn terse(&mut self, commands: Vec<Value>) -> Result<Vec<Value>, NftError> {
+        self.call(commands, Some("-t"))
+    }
+}
+
+impl Nft {
+    fn call(&self, commands: Vec<Value>, option: Option<&str>) -> Result<Vec<Value>, NftError> {
         let mut command = Command::new(&self.program);
         command
             .args(self.tries.then_some("-c"))
+            .args(option)
             .args(["-j", "-f", "-"])
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -23,9 +23,9 @@ pub(super) struct Found {
     pub shape: Vec<Value>,
     /// Rules that have an entry, by id.
     pub entries: BTreeSet<u32>,
-    /// Rules whose lease holds.
+    /// Rules whose lease holds; nothing in a listing without what sets hold.
     pub leased: BTreeSet<u32>,
-    /// How many elements each list has.
+    /// How many elements each list has; likewise.
     pub listed: BTreeMap<String, usize>,
 }
 

@@ -24,6 +24,10 @@ use crate::{
 const ETHERNET: u64 = 14;
 /// A lease that is off by less is left as it is.
 const SLACK: Duration = Duration::from_millis(500);
+/// Lists with more intervals than this are not listed every second...
+const LONG: usize = 512;
+/// ...but this often.
+const RARELY: Duration = Duration::from_secs(60);
 
 /// Our table on this host.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct Table {
     filled: BTreeMap<&'static str, (Vec<Interval>, Instant)>,
     blocks: Vec<Entry>,
     print: Option<Found>,
+    /// When all of it was last listed, long lists and all.
+    whole: Option<Instant>,
 }
 
 /// A rule that is not in force.
@@ -86,6 +92,7 @@ impl Table {
             blocks: Vec::new(),
             filled: BTreeMap::new(),
             print: None,
+            whole: None,
         }
     }
 
@@ -195,21 +202,35 @@ impl Table {
             self.owe();
             next.iter_mut().for_each(|held| held.told = Default::default());
         }
-        let hooks = match self.hook {
-            Some(hook) => vec![hook],
-            None => vec![Hook::Ingress, Hook::Prerouting],
-        };
-        let mut first = None;
-        for hook in hooks {
-            match self.transact(hook, &mut next, now, (anew, changed), &devices) {
-                Ok(()) => {
-                    self.settle(hook, next, (anew, changed), devices);
-                    return Ok(());
-                }
-                Err(error) => first = first.or(Some(error)),
+        let mut hook = self.hook.unwrap_or(Hook::Ingress);
+        if let Err(error) = self.transact(hook, &mut next, now, (anew, changed), &devices) {
+            let lacks = matches!(error, NftError::Refused(_)) && self.hook.is_none() && self.lacks_ingress(&devices);
+            if !lacks {
+                return Err(error);
             }
+            hook = Hook::Prerouting;
+            self.transact(hook, &mut next, now, (anew, changed), &devices).map_err(|_| error)?;
         }
-        Err(first.unwrap_or_else(|| NftError::Refused("no hook".to_owned())))
+        self.settle(hook, next, (anew, changed), devices);
+        Ok(())
+    }
+
+    /// Returns whether it is not the rules: an empty table cannot be hung at the interfaces either.
+    fn lacks_ingress(&mut self, devices: &[(String, u32)]) -> bool {
+        let empty = words::elsewhere(Hook::Ingress.anew(&names(devices)));
+        matches!(self.nft.run(empty), Err(NftError::Refused(_)))
+    }
+
+    /// Returns what takes away a table of ours that hangs elsewhere: an earlier life, or another kernel, had it there.
+    fn other(&mut self, hook: Hook) -> Vec<Value> {
+        let other = if hook == Hook::Ingress { Hook::Prerouting } else { Hook::Ingress };
+        // A family that the kernel does not have must not be named in a change.
+        let there = self.nft.run(vec![json!({ "list": { "tables": null } })]).is_ok_and(|tables| {
+            let is = |table: &Value| table.get("name") == Some(&json!(words::TABLE));
+            let of = |table: &Value| table.get("family") == Some(&json!(other.family()));
+            tables.iter().filter_map(|object| object.get("table")).any(|table| is(table) && of(table))
+        });
+        if there { vec![json!({ "delete": other.table() })] } else { Vec::new() }
     }
 
     /// Runs the commands of one change, where there are any.
@@ -221,9 +242,10 @@ impl Table {
         (anew, changed): (bool, bool),
         devices: &[(String, u32)],
     ) -> Result<(), NftError> {
-        let names: Vec<String> = devices.iter().map(|(name, _)| name.clone()).collect();
-        let mut commands = if anew { hook.anew(&names) } else { Vec::new() };
+        let mut commands = Vec::new();
         if anew {
+            commands.extend(self.other(hook));
+            commands.extend(hook.anew(&names(devices)));
             self.filled.clear();
             next.iter_mut().for_each(|held| held.ends = None);
         }
@@ -326,13 +348,21 @@ impl Table {
         (self.held, self.hook, self.hung) = (next, Some(hook), Some(devices));
         if anew || changed {
             // Read back at once: what is changed from here on is another's doing.
-            self.print = self.look().ok();
+            self.print = self.look(false).ok();
         }
     }
 
-    fn look(&mut self) -> Result<Found, NftError> {
-        let hook = self.hook.unwrap_or(Hook::Ingress);
-        self.nft.run(vec![json!({ "list": hook.table() })]).map(read::found)
+    /// Lists the table: all of it, or without what its sets hold.
+    fn look(&mut self, whole: bool) -> Result<Found, NftError> {
+        let list = vec![json!({ "list": self.hook.unwrap_or(Hook::Ingress).table() })];
+        if whole { self.nft.run(list) } else { self.nft.terse(list) }.map(read::found)
+    }
+
+    /// Returns whether the lists are worth listing: long ones are, once in a while. Leases are renewed every second
+    /// whatever is listed.
+    fn looks_whole(&self, now: Instant) -> bool {
+        let long = self.filled.values().map(|(intervals, _)| intervals.len()).sum::<usize>() > LONG;
+        !long || self.whole.is_none_or(|at| now.saturating_duration_since(at) >= RARELY)
     }
 
     /// Tries each rule alone, where nothing is changed by it, and returns those that are refused.
@@ -390,13 +420,17 @@ impl Table {
         if self.hook.is_none() {
             return Ok(Drift { wanted: wanted.len(), ..Drift::default() });
         }
-        let found = match self.look() {
+        let whole = self.looks_whole(now);
+        if whole {
+            self.whole = Some(now);
+        }
+        let found = match self.look(whole) {
             Ok(found) => found,
             Err(error) if error.is_absent() => Found::default(),
             Err(error) => return Err(error),
         };
         let stands = self.hung.is_some() && self.print.as_ref().is_some_and(|print| print.shape == found.shape);
-        let is_there = |id: &u32| found.entries.contains(id) && found.leased.contains(id);
+        let is_there = |id: &u32| found.entries.contains(id) && (!whole || found.leased.contains(id));
         let means = |held: &Held| held.compiled.branches().next().is_some();
         let missing: Vec<String> = self
             .held
@@ -407,12 +441,13 @@ impl Table {
         // An interface that came, or came back, is no drift: what was written still stands.
         let moved = self.hung.as_ref().is_some_and(|hung| *hung != present(&self.devices));
         let present = self.held.len() - missing.len();
-        let lists = self.filled.iter().any(|(list, (intervals, since))| {
-            let passed = now.saturating_duration_since(*since);
-            let alive =
-                |interval: &&Interval| interval.lasts.is_none_or(|lasts| lasts > passed + Duration::from_secs(2));
-            found.listed.get(*list).copied().unwrap_or(0) < intervals.iter().filter(alive).count()
-        });
+        let lists = whole
+            && self.filled.iter().any(|(list, (intervals, since))| {
+                let passed = now.saturating_duration_since(*since);
+                let alive =
+                    |interval: &&Interval| interval.lasts.is_none_or(|lasts| lasts > passed + Duration::from_secs(2));
+                found.listed.get(*list).copied().unwrap_or(0) < intervals.iter().filter(alive).count()
+            });
         if !stands || !missing.is_empty() || lists {
             (self.hung, self.print) = (None, None);
         }
@@ -434,6 +469,10 @@ impl Table {
         self.filled.clear();
         Ok(())
     }
+}
+
+fn names(devices: &[(String, u32)]) -> Vec<String> {
+    devices.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// Returns the interfaces that there are now.
@@ -491,3 +530,6 @@ impl Held {
         RuleCount { id: self.wanted.id, packets, bytes, dropped, dropped_bytes }
     }
 }
+
+#[cfg(test)]
+mod tests;
