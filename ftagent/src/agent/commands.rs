@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use sd_notify::NotifyState;
 use serde_json::{Value, json, to_value};
 use tracing::{error, info, warn};
 
-use super::{Agent, audit::actor};
+use super::{Agent, audit::actor, planes::CLEARING};
 use crate::{
     act::store::origin,
     bpf::lists::Which,
@@ -16,7 +17,7 @@ use crate::{
     record::audit::Actor,
     serve::{
         control::Caller,
-        protocol::{Answer, Entry, Request, Rules},
+        protocol::{Answer, Entry, Request, Rules, Word},
     },
 };
 
@@ -126,56 +127,48 @@ impl Agent {
     }
 
     fn detach(&mut self, caller: &Caller) -> Result<Value> {
-        warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on.");
+        warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on, here or upstream.");
         self.remove_nftables()?;
         let removed = self.pins.remove_all()?;
-        Ok(json!({ "removed": removed }))
+        let upstream = self.clear_upstream();
+        Ok(json!({ "removed": removed, "upstream": upstream }))
+    }
+
+    /// Takes back what is upstream, as an operator does who takes everything back. Returns what is still there.
+    fn clear_upstream(&self) -> Vec<String> {
+        let known = self.brain.saved_ladder().live();
+        match self.brain.say(Word::Withdraw(None), false) {
+            Ok(moves) => info!(?moves, "Everything upstream is taken back."),
+            Err(why) => info!(%why, "The ladder has nothing to take back."),
+        }
+        // A wait is no reason for systemd to end the daemon.
+        let left = self.brain.take_planes().clear(CLEARING, &known, &|| super::notify(&[NotifyState::Watchdog]));
+        for what in &left {
+            error!("Still there upstream: {what}.");
+        }
+        left
     }
 
     /// Reads the configuration again and takes what can change while running, or nothing.
     pub(super) fn reload(&mut self, by: Actor) -> Result<()> {
         let config = Config::load(self.config_path.as_deref())?;
-        let fixed = [
-            ("interfaces", config.interfaces == self.config.interfaces),
-            ("paths", config.paths == self.config.paths),
-            ("metrics", config.metrics == self.config.metrics),
-            ("log", config.log == self.config.log),
-            ("sampling", config.sampling == self.config.sampling),
-            ("learning", config.learning == self.config.learning),
-            ("audit", config.audit == self.config.audit),
-            ("remote", config.remote == self.config.remote),
-            ("capture", config.capture == self.config.capture),
-            ("mitigation.plane", config.mitigation.plane == self.config.mitigation.plane),
-        ];
-        for (section, same) in fixed {
-            if !same {
-                warn!(section, "A change in this section takes effect at the next start (no packet goes unfiltered).");
-            }
+        for section in fixed(&config, &self.config) {
+            warn!(section, "A change in this section takes effect at the next start (no packet goes unfiltered).");
         }
-        let old = std::mem::replace(&mut self.config, config);
+        // As a whole, before anything of it is applied: nothing is to see half of it.
+        let taken = keeping(config.clone(), &self.config);
+        let old = std::mem::replace(&mut self.config, taken);
         if let Err(error) = self.apply_reloaded() {
             error!(error = format!("{error:#}"), "Applying the new configuration failed; going back to the old one.");
             self.config = old;
             self.apply_reloaded()?;
             return Err(error);
         }
+        // The log has it as it is written.
+        let taken = std::mem::replace(&mut self.config, config);
         self.audit_config(&old, by);
-        self.config.mitigation.plane = old.mitigation.plane;
+        self.config = taken;
         self.post.iter().for_each(|post| post.reload(&self.config.alerts));
-        // What needs a restart keeps its old value until then.
-        let Config { interfaces, paths, metrics, log, sampling, learning, audit, capture, remote, .. } = old;
-        self.config = Config {
-            interfaces,
-            paths,
-            metrics,
-            log,
-            sampling,
-            learning,
-            audit,
-            capture,
-            remote,
-            ..self.config.clone()
-        };
         self.config_loaded = SystemTime::now();
         Ok(())
     }
@@ -200,5 +193,73 @@ impl Agent {
             self.lists.insert(Which::Allow, *prefix, u64::MAX, origin::CONFIG)?;
         }
         Ok(())
+    }
+}
+
+/// Returns the sections that differ and need a restart.
+fn fixed(new: &Config, old: &Config) -> Vec<&'static str> {
+    let sections = [
+        ("interfaces", new.interfaces == old.interfaces),
+        ("paths", new.paths == old.paths),
+        ("metrics", new.metrics == old.metrics),
+        ("log", new.log == old.log),
+        ("sampling", new.sampling == old.sampling),
+        ("learning", new.learning == old.learning),
+        ("audit", new.audit == old.audit),
+        ("remote", new.remote == old.remote),
+        ("capture", new.capture == old.capture),
+        ("indicators", new.indicators == old.indicators),
+        ("bgp", new.bgp == old.bgp),
+        ("scrub", new.scrub == old.scrub),
+        ("mitigation.plane", new.mitigation.plane == old.mitigation.plane),
+    ];
+    sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
+}
+
+/// Returns a new configuration in which what needs a restart has its old value.
+fn keeping(mut new: Config, old: &Config) -> Config {
+    new.mitigation.plane = old.mitigation.plane;
+    let Config { interfaces, paths, metrics, log, sampling, learning, audit, remote, capture, indicators, .. } =
+        old.clone();
+    let (bgp, scrub) = (old.bgp.clone(), old.scrub.clone());
+    Config {
+        interfaces,
+        paths,
+        metrics,
+        log,
+        sampling,
+        learning,
+        audit,
+        remote,
+        capture,
+        indicators,
+        bgp,
+        scrub,
+        ..new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_kept_as_a_whole() {
+        let parse = |text: &str| Config::parse(text, "t.toml").unwrap();
+        let bgp = |own: &str| format!("[bgp]\ndaemon = \"gobgp\"\nasn = 64500\nown_prefixes = [\"{own}\"]\n");
+        let scrub = "[[scrub]]\nname = \"noc\"\nprovider = \"webhook\"\nendpoint = \"https://noc.example.net\"\n\
+                     credentials = \"credential:noc\"\nprefixes = [\"203.0.113.0/24\"]\n";
+        let old = parse(&bgp("198.51.100.0/24"));
+        let text = bgp("203.0.113.0/24")
+            + scrub
+            + "[indicators]\nenabled = false\n[mitigation]\nplane = \"nftables\"\n[ladder]\nmode = \"dry-run\"\n";
+        let new = parse(&text);
+        assert_eq!(fixed(&new, &old), ["indicators", "bgp", "scrub", "mitigation.plane"]);
+        let taken = keeping(new.clone(), &old);
+        assert_eq!(fixed(&taken, &old), Vec::<&str>::new());
+        assert_eq!((&taken.bgp, &taken.scrub), (&old.bgp, &old.scrub));
+        // What can change while running does.
+        assert_eq!(taken.ladder, new.ladder);
+        assert!(fixed(&old, &old).is_empty());
     }
 }

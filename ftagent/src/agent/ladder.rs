@@ -50,6 +50,11 @@ impl Agent {
             warn!("{why}");
             self.warnings.push(why);
         }
+        let live = saved.as_ref().map(crate::decide::ladder::Saved::live).unwrap_or_default();
+        for why in planes::orphans(&self.config, &live) {
+            warn!("{why}");
+            self.warnings.push(why);
+        }
         if saved.as_ref().is_some_and(crate::decide::ladder::Saved::is_up) {
             info!("The ladder goes on where an earlier life of the daemon stopped.");
         }
@@ -68,6 +73,7 @@ impl Agent {
         kept.sort_by(|a, b| a.net.cmp(&b.net).then(a.why.cmp(&b.why)));
         let mut allowed = self.config.lists.allow.clone();
         allowed.extend(self.store.prefixes(crate::bpf::lists::Which::Allow));
+        allowed.extend(self.config.bgp.iter().flat_map(crate::config::Bgp::guests));
         allowed.sort();
         allowed.dedup();
         let policy = self.config.ladder.policy(&self.planes);
@@ -107,12 +113,6 @@ impl Agent {
 /// Addresses that are remembered to have carried sessions at most.
 const STICKY: usize = 256;
 
-fn named(net: IpNet) -> Kept {
-    Kept { net, why: "what `ladder.never_black_hole` names".to_owned() }
-}
-
-/// Returns what carries sessions by which this host is reached.
-fn carrying(facts: &HostFacts) -> Vec<Kept> {
 /// What once carried a session of an operator does so again: it stays kept for the life of the daemon. What the
 /// configuration names is kept for as long as it does.
 fn remember(known: &mut Vec<Kept>, carrying: &mut Vec<Kept>) {
@@ -126,6 +126,12 @@ fn remember(known: &mut Vec<Kept>, carrying: &mut Vec<Kept>) {
     carrying.extend(missing);
 }
 
+fn named(net: IpNet) -> Kept {
+    Kept { net, why: "what `ladder.never_black_hole` names".to_owned() }
+}
+
+/// Returns what carries sessions by which this host is reached.
+fn carrying(facts: &HostFacts) -> Vec<Kept> {
     let mut kept: BTreeMap<IpNet, String> =
         facts.carrying.iter().map(|(address, what)| (IpNet::from(*address), (*what).to_owned())).collect();
     for gateway in facts.default_routes.iter().filter_map(|route| route.gateway) {
@@ -167,12 +173,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_reaches_this_host_is_kept_and_capacity_is_told_honestly() {
-        let facts = HostFacts {
-            addresses: ["192.0.2.1/32", "127.0.0.0/8", "2001:db8::1/128", "2001:db8::2/128"]
-                .into_iter()
-                .map(|net| net.parse().unwrap())
-    #[test]
     fn what_carried_a_session_is_remembered() {
         let kept = |net: &str, why: &str| Kept { net: net.parse().unwrap(), why: why.to_owned() };
         let mut known = Vec::new();
@@ -188,6 +188,12 @@ mod tests {
         assert_eq!((known.len(), many.len()), (STICKY, 302));
     }
 
+    #[test]
+    fn what_reaches_this_host_is_kept_and_capacity_is_told_honestly() {
+        let facts = HostFacts {
+            addresses: ["192.0.2.1/32", "127.0.0.0/8", "2001:db8::1/128", "2001:db8::2/128"]
+                .into_iter()
+                .map(|net| net.parse().unwrap())
                 .collect(),
             carrying: [("2001:db8::2".parse().unwrap(), "an SSH session")].into(),
             ..HostFacts::default()

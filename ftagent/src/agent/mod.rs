@@ -18,7 +18,7 @@ mod knowledge;
 mod ladder;
 mod mitigator;
 pub(crate) mod nftables;
-mod planes;
+pub(crate) mod planes;
 mod report;
 mod rules;
 mod start;

@@ -1,6 +1,12 @@
 //! The planes beyond this host: which there are, and how what is wanted of them gets there and back.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tracing::{error, info, warn};
 
@@ -10,13 +16,22 @@ use crate::{
         self,
         upstream::{Act, Driver, Listener, Plane, Witness},
     },
-    config::{self, Config, Take},
-    decide::ladder::{Kind, Report, Step},
-    record::audit::{AuditLog, Entry, Outcome},
+    config::{self, BgpDaemon, Config, Take},
+    decide::ladder::{Kind, Report, Saved, Step},
+    record::{
+        audit::{self, AuditLog, Entry, Outcome},
+        ladder,
+    },
 };
 
 /// How long an end waits for drivers that are in the middle of something.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it is waited until everything is taken back.
+pub(super) const CLEARING: Duration = Duration::from_secs(10);
+/// Things that are named where there may be many.
+const SHOWN: usize = 8;
+/// What remembers through which daemon routes were announced, and how they are marked.
+const SPOKE: &str = "bgp";
 
 /// A driver, and what rungs of its plane do.
 pub(super) type Opened = (Kind, Box<dyn Driver>);
@@ -38,10 +53,18 @@ fn bgp(config: &Config) -> Vec<Result<Opened, String>> {
     }
 }
 
+/// What a provider's rung does unless the configuration says otherwise: the first of these that it takes.
+const KINDS: [(Take, Kind); 4] = [
+    (Take::Divert, Kind::Scrub),
+    (Take::Filter, Kind::Filter),
+    (Take::BlackHole, Kind::BlackHole),
+    (Take::SourceBlackHole, Kind::SourceBlackHole),
+];
+
 /// `[[scrub]]`: providers.
 fn scrub(config: &Config) -> Vec<Result<Opened, String>> {
     let open = |scrub: &config::Scrub| {
-        let kind = if scrub.takes.contains(&Take::Divert) { Kind::Scrub } else { Kind::Filter };
+        let kind = KINDS.iter().find(|(take, _)| scrub.takes.contains(take)).map_or(Kind::Filter, |(_, kind)| *kind);
         act::scrub::open(scrub, &config.paths.state).map(|driver| (kind, driver))
     };
     config.scrub.iter().map(open).collect()
@@ -117,9 +140,164 @@ impl Planes {
         }
     }
 
+    /// Takes back whatever is upstream by our doing, and ends the threads. Calls `alive` while it waits. Returns what
+    /// is still there, or may be: `known` is what was wanted before.
+    pub(super) fn clear(self, patience: Duration, known: &[Step], alive: &dyn Fn()) -> Vec<String> {
+        let until = Instant::now() + patience;
+        self.planes.iter().for_each(Plane::want_nothing);
+        let mut left = Vec::new();
+        for plane in self.planes {
+            let name = plane.name();
+            let known: Vec<String> =
+                known.iter().filter(|step| step.plane == name).map(|step| step.what.to_string()).collect();
+            let report = plane.cleared(until, !known.is_empty(), alive);
+            left.extend(remains(name, &known, report.as_deref()));
+            plane.stop(PATIENCE);
+        }
+        left
+    }
+
     /// Ends the threads; what is upstream stays there.
     pub(super) fn stop(self) {
         self.planes.into_iter().for_each(|plane| plane.stop(PATIENCE));
+    }
+}
+
+/// Says what of a plane is still there after it was told to take everything back, if anything is.
+fn remains(name: &str, known: &[String], report: Option<&Report>) -> Option<String> {
+    let (leaving, trouble) = report.map_or((None, None), |report| (Some(report.leaving), report.trouble.as_deref()));
+    let why = trouble.map(|why| format!(" ({why})")).unwrap_or_default();
+    let what = if known.is_empty() { String::new() } else { format!(": {}", shortened(known)) };
+    match leaving {
+        Some(0) if trouble.is_none() || known.is_empty() => None,
+        Some(0) => Some(format!("`{name}` may have{what}{why}")),
+        Some(count) => Some(format!("`{name}` has {count} still there{what}{why}")),
+        None if known.is_empty() => None,
+        None => Some(format!("`{name}` did not answer in time and may have{what}")),
+    }
+}
+
+/// Lists some, and says how many there are.
+fn shortened(items: &[String]) -> String {
+    let shown = items.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if items.len() > SHOWN { format!("{shown}; and {} more", items.len() - SHOWN) } else { shown }
+}
+
+/// Says what an earlier life of the daemon left upstream that no plane of this configuration could take back.
+/// `live` is what the ladder had upstream.
+pub(super) fn orphans(config: &Config, live: &[Step]) -> Vec<String> {
+    let mut told = Vec::new();
+    for (name, items) in act::scrub::listed(&config.paths.state) {
+        if !config.scrub.iter().any(|scrub| scrub.name == name) {
+            let (count, what) = (items.len(), shortened(&items));
+            told.push(format!(
+                "nobody looks after {count} things at the provider `{name}`, of which the configuration says nothing any \
+                 more: put its [[scrub]] back, or take them back by hand and remove scrub/{name}.json from the state \
+                 directory: {what}"
+            ));
+        }
+    }
+    let has = |name: &str| match name {
+        "flowspec" | "rtbh" => config.bgp.is_some(),
+        name => config.scrub.iter().any(|scrub| scrub.name == name),
+    };
+    let mut lost: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for step in live.iter().filter(|step| !has(&step.plane)) {
+        lost.entry(&step.plane).or_default().push(step.what.to_string());
+    }
+    for (plane, items) in lost {
+        told.push(format!(
+            "nobody looks after what is upstream of the plane `{plane}`, of which the configuration says nothing any more: \
+             put its section back, or take it back by hand: {}",
+            shortened(&items)
+        ));
+    }
+    told.extend(renamed(config, live));
+    told
+}
+
+/// Remembers by what routes are known as ours, and says which are not any more.
+fn renamed(config: &Config, live: &[Step]) -> Option<String> {
+    let bgp = config.bgp.as_ref()?;
+    let daemon = match &bgp.daemon {
+        BgpDaemon::GoBgp(address) => format!("gobgp at {address}"),
+        BgpDaemon::ExaBgp(pipes) => format!("exabgp at {}", pipes.display()),
+    };
+    let (path, now) = (config.paths.state.join(SPOKE), format!("{daemon}, marked {}\n", act::bgp::marker(bgp)));
+    let before = fs::read_to_string(&path).unwrap_or_else(|_| now.clone());
+    if let Err(error) = fs::write(&path, &now) {
+        warn!(%error, path = %path.display(), "What routes are marked with cannot be remembered.");
+    }
+    let routes: Vec<String> = live
+        .iter()
+        .filter(|step| matches!(step.plane.as_str(), "flowspec" | "rtbh"))
+        .map(|step| step.what.to_string())
+        .collect();
+    (before != now && !routes.is_empty()).then(|| {
+        format!(
+            "routes were announced through {}; that is {} now, so they are not known as ours: put bgp.daemon, bgp.asn or \
+             bgp.marker back, or withdraw them by hand: {}",
+            before.trim(),
+            now.trim(),
+            shortened(&routes)
+        )
+    })
+}
+
+/// Takes back what is upstream where no daemon runs that could. Returns what is still there, or may be.
+pub(crate) fn clear_of(config: &Config) -> Vec<String> {
+    let (state, rules) = (config.paths.state.clone(), config.audit.clone());
+    if !state.exists() {
+        return Vec::new();
+    }
+    let (saved, _) = ladder::load(&state);
+    let live = saved.as_ref().map(Saved::live).unwrap_or_default();
+    let mut left = orphans(config, &live);
+    let (drivers, told) = open(config);
+    let witness: Arc<dyn Witness> = Arc::new(Offline { state: state.clone(), rules, turn: Mutex::default() });
+    let listed = act::scrub::listed(&state);
+    left.extend(told.into_iter().filter(|_| !live.is_empty() || !listed.is_empty()));
+    let mut planes = Vec::new();
+    for (_, driver) in drivers {
+        match Plane::spawn(driver, Arc::clone(&witness), Box::new(|_| {})) {
+            Ok(plane) => planes.push(plane),
+            Err(problem) => left.push(format!("the thread of a plane could not be started: {problem}")),
+        }
+    }
+    left.extend(Planes { planes, generation: None }.clear(CLEARING, &live, &|| {}));
+    if let Some(saved) = saved.filter(|_| left.is_empty()).map(Saved::over)
+        && let Err(error) = ladder::save(&state, &saved)
+    {
+        warn!(%error, "That nothing is upstream any more cannot be written down.");
+    }
+    left
+}
+
+/// Writes into the audit log where no daemon runs.
+struct Offline {
+    state: PathBuf,
+    rules: config::Audit,
+    /// One plane at a time has the log.
+    turn: Mutex<()>,
+}
+
+impl Offline {
+    fn write(&self, entry: Entry) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = audit::append_offline(&self.state, &self.rules, vec![entry]) {
+            warn!(error = %crate::chain(&error), "The audit log cannot be written.");
+        }
+    }
+}
+
+impl Witness for Offline {
+    fn before(&self, act: &Act) -> Result<(), String> {
+        self.write(entry(act).with(Outcome::Asked));
+        Ok(())
+    }
+
+    fn after(&self, act: &Act, result: Result<(), &str>) {
+        self.write(done(act, result));
     }
 }
 
@@ -133,10 +311,14 @@ impl Witness for AuditWitness {
     }
 
     fn after(&self, act: &Act, result: Result<(), &str>) {
-        self.0.after(match result {
-            Ok(()) => entry(act),
-            Err(why) => entry(act).because(format!("{why} (asked for: {})", act.reason)).with(Outcome::Failed),
-        });
+        self.0.after(done(act, result));
+    }
+}
+
+fn done(act: &Act, result: Result<(), &str>) -> Entry {
+    match result {
+        Ok(()) => entry(act),
+        Err(why) => entry(act).because(format!("{why} (asked for: {})", act.reason)).with(Outcome::Failed),
     }
 }
 
@@ -149,10 +331,11 @@ fn entry(act: &Act) -> Entry {
 }
 
 #[cfg(test)]
+mod tests;
+
+#[cfg(test)]
 pub(super) mod memory {
     //! A plane in memory that is strict: it refuses what no real one could take.
-
-    use std::sync::{Mutex, PoisonError};
 
     use serde_json::Value;
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Cli, client::call};
 use crate::{
-    agent::nftables::remove_nftables_of,
+    agent::{nftables::remove_nftables_of, planes::clear_of},
     bpf::pins::Pins,
     config::{Config, OnAuditFailure},
     record::audit::{self, Actor, Entry, Outcome},
@@ -19,25 +19,33 @@ use crate::{
 /// Where a pin cannot be removed.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     let running = UnixStream::connect(Config::socket(cli.config.as_deref())?).is_ok();
-    let removed = if running {
+    let (removed, upstream) = if running {
         let data = call(cli, &Request::Detach)?;
-        data["removed"].as_array().map_or(0, Vec::len)
+        let left = data["upstream"].as_array().into_iter().flatten();
+        let left: Vec<String> = left.filter_map(|what| what.as_str().map(str::to_owned)).collect();
+        (data["removed"].as_array().map_or(0, Vec::len), left)
     } else {
         without_daemon(&Config::load(cli.config.as_deref())?)?
     };
     if cli.json {
-        println!("{}", serde_json::json!({ "removed": removed, "daemon_stopped": running }));
+        println!("{}", serde_json::json!({ "removed": removed, "daemon_stopped": running, "upstream": upstream }));
     } else if removed == 0 {
         println!("Nothing was attached.");
     } else {
         let daemon = if running { " and the daemon stopped" } else { "" };
         println!("Detached: {removed} pins were removed{daemon}. Nothing is filtered any more.");
     }
-    Ok(ExitCode::SUCCESS)
+    for what in &upstream {
+        eprintln!("ftagent: STILL THERE UPSTREAM, and nobody looks after it: {what}");
+    }
+    if !upstream.is_empty() {
+        eprintln!("ftagent: `ftagent detach` again tries again; or take it back by hand, at the router or provider.");
+    }
+    Ok(if upstream.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Removes everything by itself; returns how many pins that were.
-fn without_daemon(config: &Config) -> Result<usize> {
+/// Removes everything by itself; returns how many pins that were, and what is still there upstream.
+fn without_daemon(config: &Config) -> Result<(usize, Vec<String>)> {
     let pins = Pins::at(&config.paths.bpffs);
     let uid = nix::unistd::getuid();
     let login = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
@@ -62,5 +70,7 @@ fn without_daemon(config: &Config) -> Result<usize> {
     if let Err(error) = log(after) {
         eprintln!("ftagent: WARNING: {:#}", anyhow::Error::new(error).context("writing the audit log"));
     }
-    Ok(removed?.len())
+    // Black holes outlive the daemon that asked for them.
+    let upstream = clear_of(config);
+    Ok((removed?.len(), upstream))
 }

@@ -13,6 +13,9 @@ use crate::decide::ladder::{Report, Step, What};
 /// Called with a report that is not the one before.
 pub type Listener = Box<dyn Fn(&Report) + Send>;
 
+/// How often it is looked whether something that is to go is gone.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// A driver on a thread of its own.
 pub struct Plane {
     name: String,
@@ -37,6 +40,8 @@ struct State {
     /// Goes up with every change of what is wanted.
     generation: u64,
     report: Arc<Report>,
+    /// The generation that the report is about.
+    done: Option<u64>,
     stop: bool,
 }
 
@@ -91,6 +96,40 @@ impl Plane {
         }
     }
 
+    /// Wants nothing any more, and has the driver look, whatever was wanted before; returns at once.
+    pub fn want_nothing(&self) {
+        let mut state = self.shared.lock();
+        (state.wanted, state.generation) = (Arc::default(), state.generation + 1);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits after [`Self::want_nothing`] until nothing of ours is left, for so long at most; calls `alive` all the
+    /// while. Trouble is waited out where something `is_known` to be there. Returns what was found last; `None` where the
+    /// driver did not come to look.
+    pub fn cleared(&self, until: Instant, is_known: bool, alive: &dyn Fn()) -> Option<Arc<Report>> {
+        let mut looked = None;
+        loop {
+            {
+                let mut state = self.shared.lock();
+                let done = state.done == Some(state.generation);
+                if done {
+                    looked = Some(Arc::clone(&state.report));
+                }
+                let gone = state.report.leaving == 0 && !(is_known && state.report.trouble.is_some());
+                if done && gone || Instant::now() >= until {
+                    return looked;
+                }
+                if done {
+                    // A provider takes a moment: it is looked at again before its time.
+                    state.generation += 1;
+                    self.shared.changed.notify_all();
+                }
+            }
+            alive();
+            thread::sleep(AGAIN.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
     /// Returns what was found last.
     pub fn report(&self) -> Arc<Report> {
         Arc::clone(&self.shared.lock().report)
@@ -126,7 +165,10 @@ fn run(driver: &mut dyn Driver, witness: &dyn Witness, shared: &Shared, tell: &L
             ..Report::default()
         });
         let report = Arc::new(report);
-        shared.lock().report = Arc::clone(&report);
+        {
+            let mut state = shared.lock();
+            (state.report, state.done) = (Arc::clone(&report), Some(generation));
+        }
         if seen.as_ref() != Some(&report) {
             tell(&report);
             seen = Some(Arc::clone(&report));
@@ -187,6 +229,48 @@ mod tests {
         fn interval(&self) -> Duration {
             Duration::from_millis(5)
         }
+    }
+
+    /// Something that is still there for some looks after nobody wants it any more.
+    struct Slow(usize);
+
+    impl Driver for Slow {
+        fn plane(&self) -> &str {
+            "slow"
+        }
+
+        fn takes(&self, _: &What) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn reconcile(&mut self, wanted: &[Step], _: &dyn Witness) -> Report {
+            self.0 = if wanted.is_empty() { self.0.saturating_sub(1) } else { self.0 };
+            let steps = wanted.iter().map(|step| (step.id, Standing::Present)).collect();
+            Report { plane: "slow".into(), steps, leaving: if wanted.is_empty() { self.0 } else { 0 }, trouble: None }
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_secs(3600)
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_waited_for_and_looked_at_before_its_time() {
+        let start = |looks| {
+            let wanted: Arc<[Step]> = vec![step(1)].into();
+            let plane =
+                Plane::spawn_wanting(Box::new(Slow(looks)), wanted, Arc::new(Silent), Box::new(|_| {})).unwrap();
+            plane.want_nothing();
+            plane
+        };
+        let gone = start(3);
+        let report = gone.cleared(Instant::now() + Duration::from_secs(60), true, &|| {}).unwrap();
+        assert_eq!(report.leaving, 0);
+        gone.stop(Duration::from_secs(10));
+        let stays = start(usize::MAX);
+        let report = stays.cleared(Instant::now() + Duration::from_secs(2), true, &|| {}).unwrap();
+        assert!(report.leaving > 0);
+        stays.stop(Duration::from_secs(10));
     }
 
     fn step(id: u32) -> Step {

@@ -85,8 +85,12 @@ impl Brain {
 
     /// Ends the planes' threads; what is upstream stays there.
     pub(in crate::agent) fn stop_planes(&self) {
-        let planes = std::mem::take(&mut self.core().planes);
-        planes.stop();
+        self.take_planes().stop();
+    }
+
+    /// Hands over the planes: nothing is asked of them any more.
+    pub(in crate::agent) fn take_planes(&self) -> Planes {
+        std::mem::take(&mut self.core().planes)
     }
 
     /// Takes what a plane found. It is called on the plane's thread.

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Climb, Ladder, SECOND_NS, Stage, Totals};
+use super::{
+    Step,
+    engine::{Climb, Ladder, SECOND_NS, Stage, Totals},
+};
 use crate::decide::Now;
 
 /// After a restart nothing waits longer for its next probe than this, nanoseconds: much may have happened.
@@ -24,6 +27,17 @@ impl Saved {
     /// Returns whether something may be upstream that has to be seen to.
     pub fn is_up(&self) -> bool {
         self.climb.is_some()
+    }
+
+    /// Returns what it had upstream.
+    pub fn live(&self) -> Vec<Step> {
+        let states = self.climb.iter().flat_map(|climb| &climb.states).filter(|state| state.is_live());
+        states.flat_map(|state| state.steps.iter().cloned()).collect()
+    }
+
+    /// Returns what is left of it when everything was taken back.
+    pub fn over(self) -> Self {
+        Self { climb: None, ..self }
     }
 }
 
@@ -45,6 +59,8 @@ impl Ladder {
         // Another boot begins to count anew: what was in its future is now.
         let rebooted = at.mono_ns > now.mono_ns;
         let known = |ns: u64| if rebooted { now.mono_ns } else { ns.min(now.mono_ns) };
+        // What ends in the future ends so much later as it would have.
+        let ends = |ns: u64| now.mono_ns.saturating_add(ns.saturating_sub(at.mono_ns));
         climbed.values_mut().flatten().for_each(|ns| *ns = known(*ns));
         (self.climbed, self.totals, self.last_id, self.now) = (climbed, totals, self.last_id.max(last_id), now);
         self.reports.clear();
@@ -53,14 +69,13 @@ impl Ladder {
             for state in &mut climb.states {
                 state.since.mono_ns = known(state.since.mono_ns);
                 state.unneeded_ns = None;
+                state.left_ns = state.left_ns.map(known);
                 state.hold_ns = state.hold_ns.min(SOON_NS);
                 state.stage = match state.stage {
                     // What was there is looked for again; that it helped is not judged by the moment of a start.
                     Stage::Up { .. } => {
                         Stage::Up { since_ns: now.mono_ns, present_ns: None, judged: true, late: false }
                     }
-        // What ends in the future ends so much later as it would have.
-        let ends = |ns: u64| now.mono_ns.saturating_add(ns.saturating_sub(at.mono_ns));
                     Stage::Trickle { .. } => Stage::Trickle { since_ns: now.mono_ns, seen_ns: None },
                     Stage::Away { .. } => Stage::Away { since_ns: now.mono_ns, probe_ns: now.mono_ns },
                     Stage::Barred { bar, until_ns } => Stage::Barred { bar, until_ns: until_ns.map(ends) },
@@ -69,7 +84,6 @@ impl Ladder {
                 };
             }
             climb
-                state.left_ns = state.left_ns.map(known);
         });
         let upstream = std::mem::take(&mut self.upstream);
         self.set(upstream);
