@@ -183,6 +183,7 @@ impl Agent {
             states.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
         }
         Mitigation {
+            plane: self.config.mitigation.plane.as_str(),
             states: states.into(),
             drift: i64::try_from(view.drift.wanted).unwrap_or(i64::MAX)
                 - i64::try_from(view.drift.present).unwrap_or(i64::MAX),

@@ -254,6 +254,16 @@ pub enum RulePlane {
     Nftables,
 }
 
+impl RulePlane {
+    /// Returns the name as the configuration writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 /// Whether the agent acts on what it decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,6 +7,8 @@ use super::{Scrape, detection::BUCKETS, help};
 /// What the agent tells the metrics of rules.
 #[derive(Clone, Debug, Default)]
 pub struct Mitigation {
+    /// What puts rules into force: `xdp` or `nftables`; empty before it is known.
+    pub plane: &'static str,
     /// Rules by state.
     pub states: Vec<(&'static str, usize)>,
     /// Rules wanted minus rules present.
@@ -23,7 +25,7 @@ pub struct Mitigation {
 pub(super) fn families(scrape: &Scrape, mitigation: &Mitigation) -> prometheus::Result<()> {
     let rules = scrape.gauge("ftagent_rules", &["plane", "state"])?;
     for (state, count) in &mitigation.states {
-        rules.with_label_values(&["xdp", state]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        rules.with_label_values(&[mitigation.plane, state]).set(i64::try_from(*count).unwrap_or(i64::MAX));
     }
     scrape.gauge("ftagent_rule_drift", &[])?.with_label_values::<&str>(&[]).set(mitigation.drift);
     let packets = scrape.counter("ftagent_rule_packets_total", &["slot"])?;
@@ -48,6 +50,7 @@ mod tests {
     #[test]
     fn a_scrape_says_what_is_done() {
         let mitigation = Mitigation {
+            plane: "nftables",
             states: vec![("shadow", 1), ("enforcing", 3), ("armed", 2), ("failed", 0)],
             collateral: vec![(0, 0.25)],
             drift: -1,
@@ -58,10 +61,10 @@ mod tests {
         *sources.facts.lock().unwrap() = Facts { mitigation, ..Facts::default() };
         let text = String::from_utf8(encode(&sources).unwrap()).unwrap();
         for line in [
-            r#"ftagent_rules{plane="xdp",state="shadow"} 1"#,
-            r#"ftagent_rules{plane="xdp",state="enforcing"} 3"#,
-            r#"ftagent_rules{plane="xdp",state="armed"} 2"#,
-            r#"ftagent_rules{plane="xdp",state="failed"} 0"#,
+            r#"ftagent_rules{plane="nftables",state="shadow"} 1"#,
+            r#"ftagent_rules{plane="nftables",state="enforcing"} 3"#,
+            r#"ftagent_rules{plane="nftables",state="armed"} 2"#,
+            r#"ftagent_rules{plane="nftables",state="failed"} 0"#,
             r#"ftagent_rule_collateral_ratio{slot="0"} 0.25"#,
             "ftagent_rule_drift -1",
             r#"ftagent_rule_packets_total{slot="0"} 12"#,
