@@ -195,6 +195,8 @@ fn kind_of(path: &str, raw: &RawRung, problems: &mut Vec<Problem>) -> Kind {
         (Some(kind), "") => kind,
         (None, "" | "divert") => Kind::Scrub,
         (None, "filter") => Kind::Filter,
+        (None, "black-hole") => Kind::BlackHole,
+        (None, "source-black-hole") => Kind::SourceBlackHole,
         (Some(kind), _) => {
             let what = format!("is for providers, and {} does one thing", raw.plane);
             problems.push(Problem::new(path, what, "leave it out"));
@@ -202,7 +204,8 @@ fn kind_of(path: &str, raw: &RawRung, problems: &mut Vec<Problem>) -> Kind {
         }
         (None, other) => {
             let what = format!("\"{other}\" is nothing that a provider does");
-            problems.push(Problem::new(path, what, "write \"filter\" or \"divert\""));
+            let remedy = "write \"divert\", \"filter\", \"black-hole\" or \"source-black-hole\"";
+            problems.push(Problem::new(path, what, remedy));
             Kind::Scrub
         }
     }

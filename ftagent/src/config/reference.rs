@@ -237,7 +237,8 @@ pub const SECTIONS: &[Section] = &[
                 "\"act\" or \"refuse\"",
                 "",
                 "What becomes of an operator's act that cannot be logged: \"act\" does it and warns, \"refuse\" does not \
-                 do it. What the daemon does about attacks never waits for the log.",
+                 do it. What the daemon does about attacks on this host never waits for the log. What it asks of BGP daemons \
+                 and providers does, as an operator's act; what it takes back there never does.",
             ),
             row(
                 "audit.append_only",

@@ -72,9 +72,10 @@ pub(super) const RUNGS: Section = Section {
             sample: "\"\"",
             ..row(
                 "ladder.rungs[].does",
-                "\"filter\", \"divert\" or empty",
+                "\"divert\", \"filter\", \"black-hole\", \"source-black-hole\" or empty",
                 "",
-                "What a provider is asked for: filters, or to lead the traffic through its scrubbing. Empty: to divert.",
+                "What a provider is asked for, of what its `takes` has: to lead the traffic through its scrubbing, \
+                     filters, or to drop everything towards an address or from one. Empty: to divert.",
             )
         },
         Key {
@@ -292,7 +293,8 @@ pub(super) const SCRUB: Section = Section {
             "a list of strings",
             "",
             "What it may be asked for: \"divert\", \"filter\", \"black-hole\", \"source-black-hole\". Empty: \
-                 \"divert\" alone, of hetzner-robot \"filter\".",
+                 \"divert\" alone, of hetzner-robot \"filter\". The ladder asks for the first of these that it takes, \
+                 unless `ladder.rungs[].does` says otherwise. Black holes are a webhook's alone.",
         ),
         row(
             "scrub[].min_hold",

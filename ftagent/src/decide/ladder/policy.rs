@@ -116,7 +116,7 @@ pub struct Rung {
 impl Rung {
     /// Returns the plane that carries it out: source black holes are announced by the one for black holes.
     pub fn plane(&self) -> &str {
-        if self.kind == Kind::SourceBlackHole { "rtbh" } else { &self.name }
+        if self.name == "source_rtbh" { "rtbh" } else { &self.name }
     }
 
     /// Returns a rung of this name and kind with what is sensible for it.
