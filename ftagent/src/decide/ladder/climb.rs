@@ -239,6 +239,9 @@ impl Ladder {
                 _ => None,
             })
         });
+        let there =
+            |state: &State| state.steps.iter().any(|step| matches!(self.standing(step), Some(Standing::Present)));
+        let lost = (trouble.is_some() || failure.is_some()) && !climb.states.get(i).is_some_and(there);
         let Some(state) = climb.states.get_mut(i) else { return true };
         let Stage::Up { since_ns, present_ns, judged, late } = state.stage else { return true };
         let Some(present) = present_ns else {
@@ -257,6 +260,11 @@ impl Ladder {
             }
             return true;
         };
+        if lost {
+            // Its daemon has died, say: what arrives meanwhile says nothing of what the step does.
+            state.stage = Stage::Up { since_ns: now_ns, present_ns: None, judged: false, late };
+            return false;
+        }
         if judged {
             return true;
         }

@@ -300,3 +300,22 @@ fn filters_are_made_anew_only_where_what_they_are_made_of_changed() {
     run.go(5_000, |_| 3.0 * CAPACITY);
     assert_eq!(run.wanted("flowspec"), 4, "{}", run.told());
 }
+
+#[test]
+fn a_daemon_that_dies_while_its_step_is_judged_costs_the_step_nothing() {
+    let planes = planes(Plane::Obeys(300), Plane::Obeys(300));
+    let mut run = Run::new(policy(&[FLOWSPEC], &[]), &planes, vec![rule(0.9)]);
+    for _ in 0..200 {
+        if run.state("flowspec") == "present" {
+            break;
+        }
+        run.go(100, |_| 3.0 * CAPACITY);
+    }
+    assert_eq!(run.state("flowspec"), "present", "{}", run.told());
+    run.world.planes.insert("flowspec".to_owned(), Plane::Down);
+    run.go(8_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("flowspec"), 1, "it stays asked for: {}", run.told());
+    run.world.planes.insert("flowspec".to_owned(), Plane::Obeys(300));
+    run.go(8_000, |_| 3.0 * CAPACITY);
+    assert_eq!((run.state("flowspec").as_str(), run.wanted("flowspec")), ("present", 1), "{}", run.told());
+}
