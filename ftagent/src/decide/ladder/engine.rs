@@ -199,6 +199,9 @@ pub struct Move {
     pub what: String,
 }
 
+/// When filters were made, of what, and what came of it.
+pub(super) type Made = (u64, Gist, Result<Vec<Wish>, String>);
+
 /// The state machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ladder {
@@ -230,7 +233,7 @@ pub struct Ladder {
     /// What filters were made of last, by rung, and what came of it: making them takes long. Made anew where it is
     /// missing, it is the same.
     #[serde(skip)]
-    pub(super) made: BTreeMap<String, (u64, Gist, Result<Vec<Wish>, String>)>,
+    pub(super) made: BTreeMap<String, Made>,
 }
 
 impl Ladder {
