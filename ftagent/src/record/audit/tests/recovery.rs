@@ -186,8 +186,8 @@ fn a_life_that_wrote_no_end_is_known_by_the_next() {
     let (start, stop, rule) = (("daemon.start", true), ("daemon.stop", true), ("rule.add", true));
     let export = ("capture.export", false);
     let many = [&[start, rule, stop][..], &[rule; 300]].concat();
-    type Case = (&'static [(&'static str, bool)], Option<&'static str>);
-    let cases: [Case; 8] = [
+    type Case<'a> = (&'a [(&'a str, bool)], Option<&'a str>);
+    let cases: [Case<'_>; 8] = [
         (&[], None),
         (&[start, rule, stop], None),
         (&[start, rule, stop, rule], None),
