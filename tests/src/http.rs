@@ -378,7 +378,6 @@ fn write(mut stream: &TcpStream, response: &Response) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
