@@ -282,7 +282,9 @@ impl Board {
         writeln!(
             out,
             "An attack counts as right when an incident opens while it lasts, with its vectors and not one more; \
-             an incident that opens before or long after is false. Virtual time; the samples are those of the real datapath.\n"
+             an incident that opens before or long after is false. Virtual time; the samples are those of the real datapath, \
+             and so is what the TCP guard decides; the sockets that it asks for are a model, made of what the protected side \
+             is seen to send (ftagent/src/replay/sockets.rs).\n"
         )?;
         writeln!(out, "| | |\n|---|---|")?;
         writeln!(out, "| attacks of the matrix, all names and times right | {} |", self.attacks)?;
