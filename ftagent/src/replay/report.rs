@@ -59,11 +59,11 @@ pub struct Counts {
     pub dropped_bytes: u64,
     /// SYNs that the guard answered by cookies, which the stack did not see; those whose sender came
     /// back with it are not among them. Of sources only.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub answered_packets: u64,
 }
 
-fn is_none(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 

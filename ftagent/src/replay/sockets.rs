@@ -127,12 +127,7 @@ impl Sockets {
 
     /// Takes in that a SYN was answered by a cookie: its connection exists once that comes back.
     pub(super) fn answered(&mut self, packet: &Packet) {
-        if packet.time_ns.saturating_sub(self.turned_ns) >= LINGERS_NS {
-            self.turned_ns = packet.time_ns;
-            let [this, last] = &mut self.given;
-            std::mem::swap(this, last);
-            this.clear();
-        }
+        self.sweep(packet.time_ns);
         if let Some(ends) = self.ends(packet, packet.dst(), packet.src()) {
             let [this, _] = &mut self.given;
             this.insert(ends);
@@ -192,6 +187,16 @@ impl Sockets {
         if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
             self.swept_ns = now_ns;
             self.connections.retain(|_, connection| !connection.is_over(now_ns));
+        }
+        let since_ns = now_ns.saturating_sub(self.turned_ns);
+        if since_ns >= LINGERS_NS {
+            self.turned_ns = now_ns;
+            let [this, last] = &mut self.given;
+            std::mem::swap(this, last);
+            this.clear();
+            if since_ns >= 2 * LINGERS_NS {
+                last.clear();
+            }
         }
     }
 }

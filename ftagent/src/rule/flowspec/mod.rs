@@ -207,6 +207,22 @@ impl Component {
 }
 
 impl Field {
+    /// Returns the field of a component's type (RFC 8955, 4.2.2; RFC 8956, 3).
+    pub const fn of_type(kind: u8) -> Option<Self> {
+        Some(match kind {
+            3 => Self::Protocol,
+            4 => Self::Port,
+            5 => Self::DestinationPort,
+            6 => Self::SourcePort,
+            7 => Self::IcmpType,
+            8 => Self::IcmpCode,
+            10 => Self::Length,
+            11 => Self::Dscp,
+            13 => Self::FlowLabel,
+            _ => return None,
+        })
+    }
+
     /// Returns the largest value that the field can be compared with.
     const fn most(self) -> u64 {
         match self {

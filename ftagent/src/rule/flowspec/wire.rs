@@ -124,16 +124,8 @@ fn component(family: Family, reader: &mut Reader<'_>) -> Result<Component, Malfo
         2 => return prefix(family, Side::Source, reader),
         9 => return Ok(Component::Bits(BitField::TcpFlags, bitmasks(kind, 2, reader)?)),
         12 => return Ok(Component::Bits(BitField::Fragment, bitmasks(kind, 1, reader)?)),
-        3 => Field::Protocol,
-        4 => Field::Port,
-        5 => Field::DestinationPort,
-        6 => Field::SourcePort,
-        7 => Field::IcmpType,
-        8 => Field::IcmpCode,
-        10 => Field::Length,
-        11 => Field::Dscp,
-        13 if family == Family::Ip6 => Field::FlowLabel,
-        _ => return Err(Malformed::Type(kind)),
+        13 if family == Family::Ip4 => return Err(Malformed::Type(kind)),
+        _ => Field::of_type(kind).ok_or(Malformed::Type(kind))?,
     };
     Ok(Component::Numbers(field, numbers(field, reader)?))
 }

@@ -178,18 +178,9 @@ fn component_of(rule: &Any) -> Option<Component> {
     }
     let component = read::<api::FlowSpecComponent>(rule, "FlowSpecComponent")?;
     let field = match component.r#type {
-        3 => Field::Protocol,
-        4 => Field::Port,
-        5 => Field::DestinationPort,
-        6 => Field::SourcePort,
-        7 => Field::IcmpType,
-        8 => Field::IcmpCode,
-        10 => Field::Length,
-        11 => Field::Dscp,
-        13 => Field::FlowLabel,
         9 => return bits(BitField::TcpFlags, &component.items),
         12 => return bits(BitField::Fragment, &component.items),
-        _ => return None,
+        kind => Field::of_type(u8::try_from(kind).ok()?)?,
     };
     let test = |(at, item): (usize, &api::FlowSpecComponentItem)| Numeric {
         and: item.op & AND != 0 && at > 0,
