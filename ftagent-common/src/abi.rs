@@ -197,8 +197,13 @@ pub struct Clock {
     /// Seeds the sampler's generator in replay; must not be 0 there.
     pub dice: u64,
     /// What the socket table says of the packet in replay, where there is none: one of
-    /// [`socket`](crate::guard::socket).
+    /// [`socket`](crate::guard::socket), and [`Clock::ROOM`].
     pub socket: u64,
+}
+
+impl Clock {
+    /// In `socket`: the listener has room for another half-open request, so its SYN needs no cookie.
+    pub const ROOM: u64 = 1 << 8;
 }
 
 const _: () = assert!(size_of::<Clock>() == 32);

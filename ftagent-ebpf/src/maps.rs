@@ -152,6 +152,12 @@ pub fn told_socket() -> u8 {
     CLOCK.get(0).map_or(0, |clock| clock.socket as u8)
 }
 
+/// Returns whether a listener would have room for the SYN, in replay.
+#[inline(always)]
+pub fn told_room() -> bool {
+    CLOCK.get(0).is_some_and(|clock| clock.socket & Clock::ROOM != 0)
+}
+
 /// Returns its argument, which neither the compiler nor the verifier knows any more.
 #[inline(always)]
 pub fn opaque(value: u32) -> u32 {

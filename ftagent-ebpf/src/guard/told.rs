@@ -1,8 +1,9 @@
 //! What the guard decides in replay, where there are no sockets: whoever replays says beforehand what
-//! the lookup would find (`Clock::socket`). What hangs on that is as on a card, but that no frame is
-//! rewritten.
+//! the lookup would find and whether the listener has room (`Clock::socket`). It stands for the kernel's
+//! lookup, `bpf_tcp_gen_syncookie` and `bpf_tcp_check_syncookie`, and no frame is rewritten; which ports
+//! and addresses are armed, and how many answers may be given, is decided by the code that a card runs.
 
-use ftagent_common::guard::{port, socket};
+use ftagent_common::guard::{flags, port, socket};
 
 use super::{Decision, Scratch};
 use crate::maps;
@@ -14,7 +15,10 @@ pub fn tcp(scratch: &mut Scratch, is_syn: bool, armed: u32) -> Decision {
     match maps::told_socket() {
         socket::NONE if holds => Decision::OutOfState,
         socket::LISTENER if is_syn && armed & port::SYN != 0 => {
-            if scratch.may_answer() {
+            let always = maps::guard().is_some_and(|guard| guard.flags & flags::ALWAYS != 0);
+            if maps::told_room() && !always {
+                Decision::Pass
+            } else if scratch.may_answer() {
                 Decision::Answer
             } else {
                 Decision::QueueFull

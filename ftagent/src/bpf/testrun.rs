@@ -99,8 +99,10 @@ impl TestRun {
     }
 
     /// Says what the socket table holds for the next frame: one of [`ftagent_common::guard::socket`].
-    pub fn set_socket(&mut self, answer: u8) {
-        self.clock.store(0, offset_of!(Clock, socket), u64::from(answer));
+    /// `room`: it is a SYN for a listener that has room for it.
+    pub fn set_socket(&mut self, answer: u8, room: bool) {
+        let room = if room { Clock::ROOM } else { 0 };
+        self.clock.store(0, offset_of!(Clock, socket), u64::from(answer) | room);
     }
 
     /// Runs one frame through the datapath and returns the verdict

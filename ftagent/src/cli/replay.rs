@@ -28,10 +28,11 @@ pub struct Args {
     /// Drop what this matches from the start on, beside what the agent decides: `udp sport 123`.
     #[arg(long, value_name = "MATCH")]
     drop: Vec<FlowMatch>,
-    /// Write the packets that passed to this pcap file.
+    /// Write the packets that passed to this pcap file. A SYN that the guard answered is among them once its
+    /// cookie came back.
     #[arg(long, value_name = "FILE")]
     out_passed: Option<PathBuf>,
-    /// Write the packets that were dropped to this pcap file.
+    /// Write the packets that were dropped to this pcap file; at its end SYNs whose cookies never came back.
     #[arg(long, value_name = "FILE")]
     out_dropped: Option<PathBuf>,
     /// Write the replay down as a capsule: this replays without captures and privileges.

@@ -4,7 +4,12 @@ use std::net::IpAddr;
 
 use ftagent_common::reason::verdict;
 
-use super::{report::NoticeReport, sockets::Sockets, timeline::Event, watch::Fate};
+use super::{
+    report::NoticeReport,
+    sockets::{BACKLOG, Sockets},
+    timeline::Event,
+    watch::{Answer, Fate},
+};
 use crate::{
     act::guard::{GuardDriver, GuardSettings},
     bpf::{
@@ -29,6 +34,18 @@ const RENEW_NS: u64 = 10_000_000_000;
 /// Changes of what is armed that are told.
 const NOTES: usize = 100;
 
+/// What a source's capture shows of its conversations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Both directions, or what nobody answers: sockets are what the protected side's packets show.
+    #[default]
+    Whole,
+    /// Ordinary traffic, without the protected side's part: it was asked for.
+    Asked,
+    /// An attack, without the protected side's part: who sends a SYN and goes on was answered.
+    Knocks,
+}
+
 /// The guard of a replay.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -36,6 +53,8 @@ pub(super) struct Gate {
     sockets: Sockets,
     /// The packet that comes in now.
     packet: Option<Packet>,
+    /// SYNs that were answered.
+    answers: u64,
     generation: Option<u64>,
     renewed_ns: u64,
     /// What was armed, and when.
@@ -48,30 +67,39 @@ impl Gate {
         let mut driver = GuardDriver::new(datapath.open_guard()?);
         driver.set_own(own.iter().copied().collect())?;
         let sockets = Sockets::new(own.iter().copied());
-        let mut gate = Self { driver, sockets, packet: None, generation: None, renewed_ns: 0, armed: Vec::new() };
+        let mut gate =
+            Self { driver, sockets, packet: None, answers: 0, generation: None, renewed_ns: 0, armed: Vec::new() };
         gate.follow(0, (&Plan::default(), 0));
         Ok(gate)
     }
 
     /// Tells the program what a lookup finds for the packet that it sees next.
-    /// `assumed`: it was asked for, and its capture does not show that.
-    pub(super) fn before(&mut self, event: &Event<'_>, assumed: bool, datapath: &mut TestRun) {
+    pub(super) fn before(&mut self, event: &Event<'_>, shown: Shown, datapath: &mut TestRun) {
         let packet = decoded(event);
-        if assumed {
-            self.sockets.assume(&packet);
+        match shown {
+            Shown::Whole => {}
+            Shown::Asked => self.sockets.assume(&packet),
+            Shown::Knocks => self.sockets.knock(&packet),
         }
-        datapath.set_socket(self.sockets.look(&packet));
+        let room = self.sockets.has_room(&packet);
+        datapath.set_socket(self.sockets.look(&packet), room);
         self.packet = Some(packet);
     }
 
     /// Takes in what became of that packet.
-    pub(super) fn after(&mut self, verdict: u32) -> Fate {
-        let fate = Fate::of(verdict);
-        let Some(packet) = self.packet.take() else { return fate };
+    pub(super) fn after(&mut self, event: &Event<'_>, verdict: u32) -> Fate {
+        let Some(packet) = self.packet.take() else { return Fate::of(verdict) };
         if verdict == verdict::TX {
-            self.sockets.answered(&packet);
+            let bytes = event.frame.len() as u64;
+            let answer = Answer { number: self.answers, time_ns: event.time_ns, source: event.source, bytes };
+            self.answers += 1;
+            self.sockets.answered(&packet, answer);
+            return Fate::Answered(answer);
         }
-        if fate == Fate::Passed && self.sockets.passed(&packet) { Fate::Returned } else { fate }
+        match Fate::of(verdict) {
+            Fate::Passed => self.sockets.passed(&packet).map_or(Fate::Passed, Fate::Returned),
+            fate => fate,
+        }
     }
 
     /// Takes in a packet of the protected side.
@@ -98,6 +126,14 @@ impl Gate {
             self.renewed_ns = now_ns;
         }
     }
+}
+
+/// Says how a replay comes by sockets.
+pub(super) fn explained() -> String {
+    format!(
+        "sockets are those that the protected side's own packets show, or benign sources imply where these lack \
+         them; a listener has room for {BACKLOG} half-open requests, and SYNs are answered by cookies beyond that"
+    )
 }
 
 /// Says what is armed.

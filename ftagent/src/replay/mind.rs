@@ -10,7 +10,7 @@ use ftagent_common::{
 
 use super::{
     ReplayError,
-    gate::Gate,
+    gate::{Gate, Shown},
     rules::Rules,
     scribe::{Given, Scribe},
     timeline::Event,
@@ -109,11 +109,11 @@ impl Mind {
         self.gate.as_ref()
     }
 
-    /// Runs a packet through the program. `assumed`: it was asked for, and its capture does not show that.
-    pub(super) fn run(&mut self, event: &Event<'_>, assumed: bool, datapath: &mut TestRun) -> Result<Fate, LoadError> {
+    /// Runs a packet through the program. `shown`: what its capture shows.
+    pub(super) fn run(&mut self, event: &Event<'_>, shown: Shown, datapath: &mut TestRun) -> Result<Fate, LoadError> {
         let Some(gate) = &mut self.gate else { return Ok(Fate::of(datapath.run(event.frame)?)) };
-        gate.before(event, assumed, datapath);
-        Ok(gate.after(datapath.run(event.frame)?))
+        gate.before(event, shown, datapath);
+        Ok(gate.after(event, datapath.run(event.frame)?))
     }
 
     /// Writes down what happens from now on.

@@ -24,6 +24,6 @@ pub mod timeline;
 mod watch;
 
 pub use capture::{CaptureError, CapturedPacket, for_each_packet};
-pub use report::Report;
+pub use report::{Counts, Report};
 pub use run::{Options, ReplayError, apply_config, run, run_watched};
-pub use watch::{Fate, Seen};
+pub use watch::{Answer, Fate, Seen};

@@ -53,12 +53,12 @@ pub struct Counts {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Packets dropped.
+    /// Packets that did not get through.
     pub dropped_packets: u64,
     /// Their bytes.
     pub dropped_bytes: u64,
-    /// SYNs that the guard answered by cookies, which the stack did not see; those whose sender came
-    /// back with it are not among them. Of sources only.
+    /// Those of the dropped ones that are SYNs which the guard answered by cookies, so that the stack did not
+    /// see them, and whose senders did not come back. Of sources only.
     #[serde(skip_serializing_if = "is_zero")]
     pub answered_packets: u64,
 }

@@ -1,7 +1,7 @@
 //! Drives the datapath through a timeline.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufReader},
     net::IpAddr,
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     capture::{Capture, CaptureError},
-    gate::Gate,
+    gate::{self, Gate, Shown},
     mind::Mind,
     output::PcapWriter,
     report::{self, Counts, IncidentReport, NoticeReport, Report, SourceReport},
@@ -23,7 +23,7 @@ use super::{
     schedule::SECOND,
     scribe::Scribe,
     timeline::{Direction, Event, Timeline},
-    watch::{Fate, Seen},
+    watch::{Answer, Fate, Seen},
 };
 use crate::{
     act::{store::origin, tripwire::TripwireDriver},
@@ -168,8 +168,12 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
     let mut mind = Mind::new(decider, rules, tripwire, sampling, sees_outbound);
     if sees_outbound && !own.is_empty() {
         mind.set_gate(Gate::new(&own, &datapath)?);
-        run.one_way =
-            run.sources.iter().zip(0..).map(|(source, at)| source.is_benign() && !timeline.is_answered(at)).collect();
+        let shown = |(source, at): (&SourceReport, usize)| match (timeline.is_answered(at), source.is_benign()) {
+            (true, _) => Shown::Whole,
+            (false, true) => Shown::Asked,
+            (false, false) => Shown::Knocks,
+        };
+        run.shown = run.sources.iter().zip(0..).map(shown).collect();
     }
     scribe.into_iter().for_each(|scribe| mind.record(scribe));
     run.passed = Output::create(options.out_passed.as_deref())?;
@@ -300,8 +304,8 @@ impl Output {
         Ok(Some(Self { path: path.into(), file }))
     }
 
-    fn write(&mut self, event: &Event<'_>) -> Result<(), ReplayError> {
-        let written = self.file.write(event.time_ns, event.frame);
+    fn write(&mut self, time_ns: u64, frame: &[u8]) -> Result<(), ReplayError> {
+        let written = self.file.write(time_ns, frame);
         written.map_err(|source| ReplayError::Write { path: self.path.clone(), source })
     }
 
@@ -310,15 +314,27 @@ impl Output {
     }
 }
 
+/// Answered SYNs that are kept until it is known what became of them.
+const HELD: usize = 1 << 18;
+
+/// Frames, each with its time, by number.
+type Held = BTreeMap<u64, (u64, Vec<u8>)>;
+
+fn write(output: &mut Option<Output>, time_ns: u64, frame: &[u8]) -> Result<(), ReplayError> {
+    output.as_mut().map_or(Ok(()), |output| output.write(time_ns, frame))
+}
+
 /// A replay under way.
 #[derive(Default)]
 struct Run {
     sources: Vec<SourceReport>,
-    /// Of each source, whether it is ordinary traffic of which the capture lacks the protected side's part.
-    one_way: Vec<bool>,
+    /// What the capture of each source shows.
+    shown: Vec<Shown>,
     notes: Vec<String>,
     passed: Option<Output>,
     dropped: Option<Output>,
+    /// SYNs that were answered and may yet turn out to have been no attack, by number.
+    held: Held,
     /// Time of the last packet, nanoseconds.
     last: u64,
     outbound: u64,
@@ -350,6 +366,9 @@ impl Run {
             }
         }
         mind.advance(duration.unwrap_or(self.last), datapath)?;
+        for (time_ns, frame) in std::mem::take(&mut self.held).into_values() {
+            write(&mut self.dropped, time_ns, &frame)?;
+        }
         for output in [self.passed.take(), self.dropped.take()].into_iter().flatten() {
             output.finish()?;
         }
@@ -365,37 +384,54 @@ impl Run {
         watch: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<(), ReplayError> {
         datapath.set_time(event.time_ns);
-        let assumed = self.one_way.get(event.source).copied().unwrap_or(false);
-        let fate = mind.run(event, assumed, datapath)?;
+        let shown = self.shown.get(event.source).copied().unwrap_or_default();
+        let fate = mind.run(event, shown, datapath)?;
         if let Some(source) = self.sources.get_mut(event.source) {
             let (counts, bytes) = (&mut source.counts, event.frame.len() as u64);
             counts.packets += 1;
             counts.bytes += bytes;
-            match fate {
-                Fate::Passed => {}
-                Fate::Dropped => {
-                    counts.dropped_packets += 1;
-                    counts.dropped_bytes += bytes;
-                    source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
-                }
-                Fate::Answered => counts.answered_packets += 1,
-                // Answered by another source's share where two have the same addresses.
-                Fate::Returned => counts.answered_packets = counts.answered_packets.saturating_sub(1),
+            if matches!(fate, Fate::Dropped | Fate::Answered(_)) {
+                counts.dropped_packets += 1;
+                counts.dropped_bytes += bytes;
+                source.first_drop_ms.get_or_insert(event.time_ns / MILLISECOND);
             }
+            counts.answered_packets += u64::from(matches!(fate, Fate::Answered(_)));
             watch(&Seen { time_ns: event.time_ns, label: source.label, frame: event.frame, fate });
         }
-        let output = match fate {
-            Fate::Passed | Fate::Returned => &mut self.passed,
-            Fate::Dropped => &mut self.dropped,
-            // It was turned into its answer.
-            Fate::Answered => return Ok(()),
-        };
-        output.as_mut().map_or(Ok(()), |output| output.write(event))
+        if let Fate::Returned(answer) = fate {
+            self.returned(answer)?;
+        }
+        match fate {
+            Fate::Answered(answer) if self.passed.is_some() || self.dropped.is_some() => {
+                self.held.insert(answer.number, (event.time_ns, event.frame.to_vec()));
+                // Nobody comes back that late.
+                let oldest = if self.held.len() > HELD { self.held.pop_first() } else { None };
+                oldest.map_or(Ok(()), |(_, (time_ns, frame))| write(&mut self.dropped, time_ns, &frame))
+            }
+            Fate::Answered(_) => Ok(()),
+            Fate::Dropped => write(&mut self.dropped, event.time_ns, event.frame),
+            Fate::Passed | Fate::Returned(_) => write(&mut self.passed, event.time_ns, event.frame),
+        }
+    }
+
+    /// Takes in that an answered SYN's sender came back: he has lost nothing.
+    fn returned(&mut self, answer: Answer) -> Result<(), ReplayError> {
+        if let Some(source) = self.sources.get_mut(answer.source) {
+            source.counts.dropped_packets -= 1;
+            source.counts.dropped_bytes -= answer.bytes;
+            source.counts.answered_packets -= 1;
+        }
+        let Some((time_ns, frame)) = self.held.remove(&answer.number) else { return Ok(()) };
+        write(&mut self.passed, time_ns, &frame)
     }
 
     fn report(mut self, duration: Option<u64>, datapath: &mut TestRun, mind: &mut Mind) -> Result<Report, ReplayError> {
         // What the rules did since the last tick.
         mind.rules.counts()?;
+        for source in self.sources.iter_mut().filter(|source| source.counts.dropped_packets == 0) {
+            // Answered SYNs at most, all of which came back.
+            source.first_drop_ms = None;
+        }
         let counters = datapath.counters()?;
         let sum = |field: fn(&Counts) -> u64| self.sources.iter().map(|source| field(&source.counts)).sum::<u64>();
         let (packets, bytes) = (sum(|counts| counts.packets), sum(|counts| counts.bytes));
@@ -407,7 +443,7 @@ impl Run {
                 .push(format!("{} packets from the victim are evidence: the program did not see them", self.outbound));
         }
         self.notes.push(if mind.gate().is_some() {
-            "sockets are those that the protected side's own packets show, or benign sources imply where these lack them".into()
+            gate::explained()
         } else {
             "there is no socket table in virtual time: what depends on it is decided as if unknown".into()
         });

@@ -3,6 +3,10 @@
 //! On a host the kernel program asks the socket table. Captures have none, but where they hold both
 //! directions, the answers show it: who sends a SYN-ACK listens, who sends anything else has a
 //! connection, who sends a datagram has its port open. What nobody was seen to answer has no socket.
+//! A listener has a queue of half-open requests, as the kernel's have (`queue`): no SYN is answered by a
+//! cookie while that has room.
+
+mod queue;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +15,9 @@ use std::{
 
 use ftagent_common::guard::socket;
 
-use super::schedule::SECOND;
+pub(super) use self::queue::BACKLOG;
+use self::queue::Queue;
+use super::{schedule::SECOND, watch::Answer};
 use crate::decide::{Packet, guard::Ports, packet::tcp};
 
 /// How long a handshake waits for its end, and a connection is remembered after its own.
@@ -20,11 +26,11 @@ const LINGERS_NS: u64 = 60 * SECOND;
 const ASKED_NS: u64 = 60 * SECOND;
 /// What is over is forgotten this often.
 const SWEEP_NS: u64 = 10 * SECOND;
-/// Connections that are remembered; further ones have no socket until some end.
+/// Connections that are remembered, and as many cookies; further ones have no socket until some end.
 const MOST: usize = 1 << 20;
 
 /// Both ends of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Ends {
     own: SocketAddr,
     peer: SocketAddr,
@@ -59,12 +65,14 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     own: HashSet<IpAddr>,
-    listeners: HashSet<SocketAddr>,
+    listeners: HashMap<SocketAddr, Queue>,
     connections: HashMap<Ends, Connection>,
     /// Local ends of UDP, and when each sent last.
     udp: HashMap<SocketAddr, u64>,
-    /// Who was given a cookie in this minute, and in the last one.
-    given: [HashSet<Ends>; 2],
+    /// Who sent a SYN in a capture that does not show answers.
+    knocked: HashSet<Ends>,
+    /// Who was given a cookie in this minute and in the last one, for which SYN.
+    given: [HashMap<Ends, Answer>; 2],
     turned_ns: u64,
     swept_ns: u64,
 }
@@ -90,7 +98,13 @@ impl Sockets {
         if live.is_some() && !begins || self.returns(packet, &ends) {
             return socket::CONNECTED;
         }
-        if self.listeners.contains(&ends.own) { socket::LISTENER } else { socket::NONE }
+        if self.listeners.contains_key(&ends.own) { socket::LISTENER } else { socket::NONE }
+    }
+
+    /// Returns whether a SYN comes to a listener that has room for it.
+    pub(super) fn has_room(&mut self, packet: &Packet) -> bool {
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()).filter(|_| is_syn(packet)) else { return false };
+        self.listeners.get_mut(&ends.own).is_some_and(|queue| !queue.is_full(packet.time_ns))
     }
 
     /// Takes in a packet, about to come in, that is known to have been asked for, of a capture that
@@ -100,37 +114,56 @@ impl Sockets {
         if packet.is_udp() {
             self.udp.insert(ends.own, packet.time_ns);
         } else if is_syn(packet) {
-            self.listeners.insert(ends.own);
+            self.listeners.entry(ends.own).or_default();
         } else if !self.connections.contains_key(&ends) {
             self.note(ends, packet.time_ns, State::Open);
         }
     }
 
-    /// Takes in a packet that got through. Returns whether it brought a cookie back.
-    pub(super) fn passed(&mut self, packet: &Packet) -> bool {
+    /// Takes in a packet, about to come in, of a capture that does not show answers: who goes on after a SYN
+    /// had one.
+    pub(super) fn knock(&mut self, packet: &Packet) {
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()).filter(|_| packet.is_tcp()) else { return };
+        if is_syn(packet) {
+            if self.knocked.len() < MOST {
+                self.knocked.insert(ends);
+            }
+        } else if packet.flags & tcp::ACK != 0 && !self.was_given(&ends) && self.knocked.remove(&ends) {
+            self.assume(packet);
+        }
+    }
+
+    /// Takes in a packet that got through. Returns which SYN's cookie it brought back.
+    pub(super) fn passed(&mut self, packet: &Packet) -> Option<Answer> {
         self.sweep(packet.time_ns);
-        let Some(ends) = self.ends(packet, packet.dst(), packet.src()).filter(|_| packet.is_tcp()) else {
-            return false;
-        };
+        let ends = self.ends(packet, packet.dst(), packet.src()).filter(|_| packet.is_tcp())?;
+        if let Some(queue) = self.listeners.get_mut(&ends.own) {
+            if is_syn(packet) {
+                queue.ask(ends, packet.time_ns);
+            } else if packet.flags & (tcp::ACK | tcp::RST) != 0 {
+                queue.forget(&ends);
+            }
+        }
         let returned = self.returns(packet, &ends);
         if returned {
-            for given in &mut self.given {
-                given.remove(&ends);
-            }
             self.note(ends, packet.time_ns, State::Open);
-        } else if let Some(connection) = self.connections.get_mut(&ends) {
+            return self.given.iter_mut().find_map(|given| given.remove(&ends));
+        }
+        if let Some(connection) = self.connections.get_mut(&ends) {
             connection.at_ns = packet.time_ns;
             connection.state = after(connection.state, packet.flags, false);
         }
-        returned
+        None
     }
 
     /// Takes in that a SYN was answered by a cookie: its connection exists once that comes back.
-    pub(super) fn answered(&mut self, packet: &Packet) {
+    pub(super) fn answered(&mut self, packet: &Packet, answer: Answer) {
         self.sweep(packet.time_ns);
-        if let Some(ends) = self.ends(packet, packet.dst(), packet.src()) {
-            let [this, _] = &mut self.given;
-            this.insert(ends);
+        let Some(ends) = self.ends(packet, packet.dst(), packet.src()) else { return };
+        let [this, last] = &mut self.given;
+        // A SYN that is sent again is the same one; the one before it will not come back.
+        if this.len() + last.len() < MOST || this.contains_key(&ends) {
+            this.insert(ends, answer);
         }
     }
 
@@ -144,13 +177,14 @@ impl Sockets {
         }
         let flags = packet.flags & (tcp::SYN | tcp::ACK | tcp::RST);
         if flags == tcp::SYN | tcp::ACK {
-            self.listeners.insert(ends.own);
+            self.listeners.entry(ends.own).or_default();
             // A SYN that a cookie answered never came to the listener that answered it in the capture.
             if !self.was_given(&ends) && !self.connections.contains_key(&ends) {
                 self.note(ends, packet.time_ns, State::HalfOpen);
             }
         } else if flags & tcp::RST != 0 {
             self.connections.remove(&ends);
+            self.listeners.get_mut(&ends.own).into_iter().for_each(|queue| queue.forget(&ends));
         } else if let Some(connection) = self.connections.get_mut(&ends) {
             connection.at_ns = packet.time_ns;
             connection.state = after(connection.state, packet.flags, true);
@@ -169,7 +203,7 @@ impl Sockets {
     }
 
     fn was_given(&self, ends: &Ends) -> bool {
-        self.given.iter().any(|given| given.contains(ends))
+        self.given.iter().any(|given| given.contains_key(ends))
     }
 
     /// Returns whether a segment brings a cookie back.

@@ -82,10 +82,11 @@ impl Removal {
     pub fn see(&mut self, seen: &Seen<'_>) {
         let Seen { time_ns, label, frame, fate } = *seen;
         // Whose SYN is answered by a cookie has lost nothing, and the stack has not seen it.
-        let dropped = fate == Fate::Dropped || fate == Fate::Answered && label == Some(Label::Attack);
+        let answered = matches!(fate, Fate::Answered(_)) && label == Some(Label::Attack);
+        let dropped = fate == Fate::Dropped || answered;
         let within = time_ns >= self.window_ns.0 && time_ns < self.window_ns.1;
         match label {
-            Some(Label::Attack) => self.attack(time_ns, within, dropped, fate == Fate::Returned),
+            Some(Label::Attack) => self.attack(time_ns, within, dropped, fate),
             Some(Label::Benign) if within => self.during.add(dropped),
             Some(Label::Benign) => self.outside.add(dropped),
             None => return,
@@ -95,7 +96,7 @@ impl Removal {
         }
     }
 
-    fn attack(&mut self, time_ns: u64, within: bool, dropped: bool, returned: bool) {
+    fn attack(&mut self, time_ns: u64, within: bool, dropped: bool, fate: Fate) {
         // A precursor is an attack's, and before its window.
         if !within {
             return;
@@ -108,15 +109,25 @@ impl Removal {
         if time_ns >= first + SETTLE_NS {
             self.settled.add(dropped);
         }
-        if returned {
-            // Its SYN was no gain after all.
-            for share in [&mut self.attack, &mut self.settled] {
-                share.part = share.part.saturating_sub(1);
-            }
+        if let Fate::Returned(syn) = fate {
+            self.is_no_gain(syn.time_ns, first);
         }
         let bin = ((time_ns - self.window_ns.0) / BIN_NS) as usize;
         if let Some(bin) = self.bins.get_mut(bin) {
             bin.add(dropped);
+        }
+    }
+
+    /// Takes back that a SYN was removed: its sender came back with the cookie.
+    fn is_no_gain(&mut self, time_ns: u64, first_ns: u64) {
+        if time_ns < self.window_ns.0 {
+            return;
+        }
+        let settled = time_ns >= first_ns + SETTLE_NS;
+        let bin = self.bins.get_mut(((time_ns - self.window_ns.0) / BIN_NS) as usize);
+        let shares = [Some(&mut self.attack), settled.then_some(&mut self.settled), bin];
+        for share in shares.into_iter().flatten() {
+            share.part = share.part.saturating_sub(1);
         }
     }
 

@@ -22,6 +22,8 @@ fn packet(second: u64, from: &str, to: &str, flags: Option<u8>) -> Packet {
     Packet::decode(second * SECOND, &frame, frame.len(), None, false)
 }
 
+const SYN_AT: Answer = Answer { number: 3, time_ns: SECOND, source: 1, bytes: 60 };
+
 /// What happens: a packet that comes in and passes, one that is answered, one that is sent, or a look.
 enum Step {
     In(u8),
@@ -66,8 +68,8 @@ fn what_the_protected_side_sends_shows_its_sockets() {
         for (number, step) in steps.iter().enumerate() {
             let inbound = |flags| packet(1, CLIENT, SERVER, Some(flags));
             match step {
-                In(flags) => assert!(!sockets.passed(&inbound(*flags)), "{name}, step {number}"),
-                Cookie => sockets.answered(&inbound(SYN)),
+                In(flags) => assert_eq!(sockets.passed(&inbound(*flags)), None, "{name}, step {number}"),
+                Cookie => sockets.answered(&inbound(SYN), SYN_AT),
                 Out(flags) => sockets.sent(&packet(1, SERVER, CLIENT, Some(*flags))),
                 Finds(flags, found) => assert_eq!(sockets.look(&inbound(*flags)), *found, "{name}, step {number}"),
             }
@@ -79,16 +81,16 @@ fn what_the_protected_side_sends_shows_its_sockets() {
 fn a_cookie_comes_back_once_and_within_two_minutes() {
     let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
     let client = |second, flags| packet(second, CLIENT, SERVER, Some(flags));
-    sockets.answered(&client(100, SYN));
-    assert!(!sockets.passed(&client(101, RST)));
-    assert!(sockets.passed(&client(101, ACK)));
-    assert!(!sockets.passed(&client(101, ACK)));
+    sockets.answered(&client(100, SYN), SYN_AT);
+    assert_eq!(sockets.passed(&client(101, RST)), None);
+    assert_eq!(sockets.passed(&client(101, ACK)), Some(SYN_AT));
+    assert_eq!(sockets.passed(&client(101, ACK)), None);
     assert_eq!(sockets.look(&client(500, ACK)), socket::CONNECTED);
     let late = |second| packet(second, "198.51.100.8:50000", SERVER, Some(ACK));
-    sockets.answered(&packet(200, "198.51.100.8:50000", SERVER, Some(SYN)));
+    sockets.answered(&packet(200, "198.51.100.8:50000", SERVER, Some(SYN)), SYN_AT);
     assert_eq!(sockets.look(&late(201)), socket::CONNECTED);
     // Whatever comes meanwhile, and be it nothing of the guard's.
-    assert!(!sockets.passed(&packet(400, "198.51.100.9:50000", SERVER, Some(SYN))));
+    assert_eq!(sockets.passed(&packet(400, "198.51.100.9:50000", SERVER, Some(SYN))), None);
     assert_eq!(sockets.look(&late(401)), socket::NONE);
 }
 
@@ -128,4 +130,52 @@ fn udp_ports_are_open_while_their_owner_is_there() {
     }
     // Whose address is not its own may be translated: nothing is known of it.
     assert_eq!(sockets.look(&packet(2, "203.0.113.9:53", "192.0.2.2:9", None)), socket::UNKNOWN);
+}
+
+#[test]
+fn a_listener_has_room_until_its_queue_is_full_and_again_when_requests_are_given_up() {
+    let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+    let syn = |second, number: usize| {
+        packet(second, &format!("198.51.{}.{}:50000", number / 200, number % 200 + 1), SERVER, Some(SYN))
+    };
+    assert!(!sockets.has_room(&syn(1, 0)), "nobody listens");
+    sockets.sent(&packet(1, SERVER, CLIENT, Some(SYN_ACK)));
+    for number in 0..BACKLOG {
+        assert!(sockets.has_room(&syn(1, number)), "{number}");
+        sockets.passed(&syn(1, number));
+        // It is sent again: the same request.
+        sockets.passed(&syn(1, number));
+    }
+    assert!(!sockets.has_room(&syn(1, BACKLOG)));
+    // A handshake that ends makes room for one.
+    sockets.passed(&packet(1, "198.51.0.1:50000", SERVER, Some(ACK)));
+    assert!(sockets.has_room(&syn(1, BACKLOG)));
+    sockets.passed(&syn(1, BACKLOG));
+    // SYN-ACKs after 1, 2 and 4 s: a crowded queue waits for no more of them.
+    for (second, room) in [(2, false), (5, false), (7, false), (8, true)] {
+        assert_eq!(sockets.has_room(&syn(second, 0)), room, "after {second} s");
+    }
+}
+
+#[test]
+fn requests_of_a_queue_with_room_are_waited_for_a_minute() {
+    let mut queue = Queue::default();
+    let ends = Ends { own: SERVER.parse().unwrap(), peer: CLIENT.parse().unwrap() };
+    queue.ask(ends, 0);
+    for (second, waits) in [(1, true), (62, true), (63, false)] {
+        queue.is_full(second * SECOND);
+        assert_eq!(queue.holds(&ends), waits, "after {second} s");
+    }
+}
+
+#[test]
+fn who_goes_on_after_a_syn_was_answered_though_the_capture_does_not_show_it() {
+    let mut sockets = Sockets::new([IpAddr::from([192, 0, 2, 1])]);
+    let client = |flags| packet(1, CLIENT, SERVER, Some(flags));
+    sockets.knock(&client(ACK));
+    assert_eq!(sockets.look(&client(ACK)), socket::NONE, "an ACK alone is nobody's");
+    sockets.knock(&client(SYN));
+    assert_eq!(sockets.look(&client(SYN)), socket::NONE, "whoever floods sends SYNs, too");
+    sockets.knock(&client(ACK));
+    assert_eq!(sockets.look(&client(ACK)), socket::CONNECTED);
 }
