@@ -46,7 +46,7 @@ pub fn judge<'a>(scene: &Scene<'a>, window: &Window<'a>, explained: &[TrafficCla
         data: window.of(TcpData),
         syns: window.of(TcpSyn),
     };
-    let rules = [View::slow, View::requests, View::hellos, View::idle, View::messages];
+    let rules = [View::slow, View::requests, View::hellos, View::idle, View::churn, View::messages];
     if let Some(proposal) = rules.iter().find_map(|rule| rule(&view)) {
         return vec![Opinion::Attack(proposal)];
     }
@@ -134,6 +134,10 @@ impl<'a> View<'_, 'a> {
             (0.65, false, "one path, another query each time".to_owned())
         } else if by_flow >= 20.0 && steady.len() >= 100 && asked.path >= 0.6 {
             (0.7, false, format!("one path, {by_flow:.0} times a second in one connection"))
+        } else if asked.bare >= 0.8 && lift >= 4.0 && rate >= 50.0 {
+            (0.75, false, format!("{:.0} % are requests without a single header", asked.bare * 100.0))
+        } else if asked.posts >= 0.8 && asked.path >= 0.8 && lift >= 4.0 && by_source >= 2.0 && strangers(&steady) {
+            (0.7, false, format!("one path is sent something, {by_source:.0} times a second by source"))
         } else if by_source >= 1000.0 && lift >= 10.0 && asked.path >= 0.9 {
             (0.55, false, format!("one path, {by_source:.0} times a second by source"))
         } else {
@@ -229,6 +233,40 @@ impl<'a> View<'_, 'a> {
         (aged.len() >= 2 * ENOUGH && complete.len() >= least && is_silent && !scan).then_some(aged)
     }
 
+    /// Strangers who connect to a service again and again, each more often than anybody needs it. Web
+    /// services are asked so by ordinary programs.
+    fn churn(&self) -> Option<Proposal<'a>> {
+        let scene = self.scene;
+        let excess = scene.excess_of(TcpSyn).filter(|_| self.classes.contains(&TcpSyn))?;
+        let above = |class| (scene.rates.of(class, 1_000_000_000).0 - scene.normal(class)).max(0.0);
+        let (opened, lift) = (above(TcpSyn), scene.lift(TcpSyn));
+        let begun_ns = scene.now_ns.saturating_sub(excess.since_ns);
+        let web = above(HttpRequest) + above(TlsClientHello);
+        if !scene.trusted || begun_ns < COMMON_SILENCE_NS || opened < 100.0 || web >= 0.1 * opened || lift < 4.0 {
+            return None;
+        }
+        let fresh = only(self.syns, |seen| !seen.mark.known);
+        if fresh.len() < 2 * ENOUGH || !strangers(self.syns) {
+            return None;
+        }
+        let completed = tcp::by_followers(scene, self.window, excess.pps);
+        let traits = Traits::of(scene, &fresh);
+        let many = (traits.many() as f64).clamp(1.0, 64.0);
+        let each = opened * weight(&fresh) / weight(self.syns).max(1.0) * traits.sources.head_share(64) / many;
+        let scan = traits.looks_swept() || traits.looks_like_sweep_of_hosts() || traits.dports.first_share() < 0.8;
+        let often = if lift >= 8.0 { 2.0 } else { 10.0 };
+        if completed < 0.6 || scan || traits.looks_forged() || each < often {
+            return None;
+        }
+        let mut proposal = self.propose(Vector::TcpConnectionFlood, fresh).sure(
+            0.7 + 0.1 * completed,
+            false,
+            format!("{opened:.0} connections a second are opened by strangers, {each:.0} by each"),
+        );
+        proposal.completed = Some(completed);
+        Some(proposal)
+    }
+
     /// Few connections that send very many small messages to a service, which has little to say.
     fn messages(&self) -> Option<Proposal<'a>> {
         let scene = self.scene;
@@ -253,11 +291,16 @@ impl<'a> View<'_, 'a> {
         let (flows, lift) = (traits.flows.distinct(), scene.lift(TcpData));
         let busiest = traits.flows.head_share(16);
         let by_flow = pps * traits.flows.head_share(4) / 4f64.min(flows as f64);
-        (flows >= 3 && busiest >= 0.7 && by_flow >= 40.0 && lift >= 2.0 && scene.trusted).then(|| {
+        // No stream says the same in every segment.
+        let same = traits.heads.first_share();
+        let junk = same >= 0.9 && pps >= 10.0 * flows as f64;
+        let few = busiest >= 0.7 && by_flow >= 40.0;
+        (flows >= 3 && (few || junk) && lift >= 2.0 && scene.trusted).then(|| {
+            let what = if junk { "small messages that all say the same" } else { "small messages" };
             self.propose(Vector::TcpConnectionFlood, small).sure(
                 0.6 + 0.02 * lift.min(10.0),
                 false,
-                format!("{by_flow:.0} small messages a second in each of {flows} connections"),
+                format!("{:.0} {what} a second in each of {flows} connections", by_flow.min(pps)),
             )
         })
     }
@@ -270,8 +313,17 @@ impl<'a> View<'_, 'a> {
     }
 }
 
+/// Returns whether nearly all packets are of sources that were not known before.
+fn strangers(list: &[&Seen]) -> bool {
+    weight(&only(list, |seen| !seen.mark.known)) >= 0.8 * weight(list)
+}
+
 /// What is asked for.
 struct Requests {
+    /// Share of requests without a header: they end behind their first line.
+    bare: f64,
+    /// Share of requests that send something.
+    posts: f64,
     /// Share of requests with a query.
     queries: f64,
     /// The names in the query differ from request to request.
@@ -302,10 +354,14 @@ impl Requests {
             values.add(head_hash(query, 64), seen.weight);
         }
         let queries = queries / weight(list).max(1.0);
+        let share =
+            |keep: &dyn Fn(&[u8]) -> bool| weight(&only(list, |seen| keep(seen.packet.head()))) / weight(list).max(1.0);
         let random = |tally: &Tally| {
             queries >= 0.6 && tally.distinct() >= 12 && tally.spread() >= 0.2 && tally.first_share() <= 0.2
         };
         Self {
+            bare: share(&|head| http::is_bare(head)),
+            posts: share(&|head| head.starts_with(b"POST ")),
             queries,
             random_keys: random(&keys),
             random_values: random(&values),

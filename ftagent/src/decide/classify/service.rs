@@ -65,6 +65,8 @@ fn service<'a>(scene: &Scene<'a>, window: &Window<'a>, class: TrafficClass, vect
         _ => 0.92,
     };
     let hard = points >= 3 && fresh.len() >= 200 && (traits.looks_forged() || pps >= 2000.0);
+    let asks = fresh.iter().filter(|seen| is_query(seen.packet.head())).count();
+    let vector = if class == UdpDnsQuery && asks * 2 < fresh.len() { Vector::UdpFlood } else { vector };
     Some(Opinion::Attack(Proposal::new(scene, vector, &[class], fresh).sure(confidence, hard, why)))
 }
 
@@ -151,6 +153,12 @@ impl Names {
     fn is_torture(&self) -> bool {
         self.samples >= 50 && self.zone_share >= 0.6 && self.labels >= 0.3 && !self.zone.is_empty()
     }
+}
+
+/// Returns whether a message may be a query (RFC 1035, 4.1.1): a standard one, with a question and no answer.
+fn is_query(message: &[u8]) -> bool {
+    const QR_AND_OPCODE: u8 = 0xf8;
+    matches!(message, [_, _, flags, _, 0, 1..=4, 0, 0, ..] if flags & QR_AND_OPCODE == 0)
 }
 
 /// Returns the left-most label of a question, and the labels behind it (RFC 1035, 4.1.2).

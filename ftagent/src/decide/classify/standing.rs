@@ -38,12 +38,19 @@ fn flows(list: &[&Seen], seed: u64) -> usize {
 
 /// Names connections that are held and not used.
 pub fn standing(scene: &Scene<'_>) -> Judgement {
-    let (mut dripping, mut late, mut unfinished) = (0u32, 0u32, 0u32);
+    let (mut dripping, mut late, mut unfinished, mut shut, mut open) = (0u32, 0u32, 0u32, 0u32, 0u32);
     let mut ports = Tally::with_capacity(1024, scene.seed);
     for flow in scene.flows.requested() {
-        let over = flow.has(note::CLOSED | note::ANSWERED);
-        let alive = scene.now_ns.saturating_sub(flow.last_ns) < SILENT_NS;
-        if over || !alive || scene.now_ns.saturating_sub(flow.request_ns) < HELD_NS {
+        let alive = scene.now_ns.saturating_sub(flow.last_ns) < SILENT_NS && !flow.has(note::CLOSED);
+        if !alive || scene.now_ns.saturating_sub(flow.request_ns) < HELD_NS {
+            continue;
+        }
+        open += 1;
+        if flow.has(note::SHUT) {
+            shut += 1;
+            ports.add(u64::from(flow.port), 1.0);
+        }
+        if flow.has(note::ANSWERED) {
             continue;
         }
         dripping += u32::from(flow.drips > 0);
@@ -59,7 +66,9 @@ pub fn standing(scene: &Scene<'_>) -> Judgement {
     });
     let lone = lone_lines(scene);
     let lines = flows(&lone, scene.seed);
-    let held = dripping.max(unfinished);
+    // Of players that pause, some do not read either.
+    let unread = if shut * 2 >= open { shut } else { 0 };
+    let held = dripping.max(unfinished).max(unread);
     let kernel = stalled.map_or(0, |(count, _)| count);
     // Not all pieces are sampled where many come at once.
     let confidence: f64 = match (held, late, kernel) {
@@ -80,7 +89,7 @@ pub fn standing(scene: &Scene<'_>) -> Judgement {
         confidence,
         true,
         format!(
-            "port {port}: {} connections send a request in drips, {unfinished} requests do not end, too many stalled by the socket table: {}",
+            "port {port}: {} connections send a request in drips, {unfinished} requests do not end, {shut} answers are not read, too many stalled by the socket table: {}",
             (dripping as usize).max(lines),
             stalled.map_or("unavailable".to_owned(), |(count, port)| format!("{count} (normal {:.0})", scene.usual.of(port)))
         ),

@@ -8,6 +8,7 @@ use super::super::{
     Vector,
     analyst::Seen,
     flows::{State, http, note},
+    packet::tcp as tcp_flags,
     table::Tally,
 };
 use super::{
@@ -282,7 +283,7 @@ fn strays<'a>(
             out.push(Opinion::Ordinary("tcp_data: pieces of requests whose beginning was not sampled".to_owned()));
             continue;
         }
-        let echo = class == TcpRst && traits.looks_like_echo_of_sweep();
+        let echo = class == TcpRst && traits.looks_like_echo_of_sweep() && refuses(&bad);
         if excess.pps < SCAN_PPS && (traits.looks_swept() || echo || traits.looks_like_sweep_of_hosts()) {
             out.push(Opinion::Ordinary(format!("{}: one source tries ports: a scan or its echo", class.as_str())));
             continue;
@@ -298,6 +299,11 @@ fn strays<'a>(
         found.push(Opinion::Attack(proposal));
     }
     found
+}
+
+/// Returns whether resets are what a closed port answers a SYN with: they acknowledge it (RFC 9293, 3.10.7.1).
+fn refuses(resets: &[&Seen]) -> bool {
+    weight(&only(resets, |seen| seen.packet.flags & tcp_flags::ACK != 0)) >= 0.5 * weight(resets)
 }
 
 /// Returns the packets that go on from nothing, and how many were judged at all.

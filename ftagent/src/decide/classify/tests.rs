@@ -1,6 +1,7 @@
 //! Every vector, and what must not be taken for one, from packets made by the definitions.
 
 pub(crate) mod shapes;
+mod tools;
 
 use std::collections::BTreeMap;
 

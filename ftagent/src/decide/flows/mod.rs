@@ -70,6 +70,8 @@ pub mod note {
     pub const POST: u16 = 1 << 9;
     /// The request or the ClientHello came in the direction of half 1.
     pub const BY_SECOND: u16 = 1 << 12;
+    /// Who asked says that he takes nothing: his last segment's window is 0.
+    pub const SHUT: u16 = 1 << 13;
     /// An earlier connection with the same ends completed its handshake.
     pub const COMPLETED_BEFORE: u16 = 1 << 11;
     /// The peer acknowledged something after its request: it was answered.

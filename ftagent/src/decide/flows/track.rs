@@ -48,6 +48,7 @@ pub(super) fn advance(flow: &mut Flow, packet: &Packet, forward: bool) -> (State
         return (state, false);
     }
     let drip = state != State::Same && payload_notes(flow, packet, forward);
+    note_window(flow, packet, forward);
     absorb(flow, packet, forward, state);
     (state, drip)
 }
@@ -181,6 +182,18 @@ fn payload_notes(flow: &mut Flow, packet: &Packet, forward: bool) -> bool {
     }
 }
 
+/// Notes whether who has asked takes the answer.
+fn note_window(flow: &mut Flow, packet: &Packet, forward: bool) {
+    if !flow.has(note::REQUEST | note::HELLO) || forward == flow.has(note::BY_SECOND) {
+        return;
+    }
+    if packet.window == 0 && packet.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
+        flow.notes |= note::SHUT;
+    } else {
+        flow.notes &= !note::SHUT;
+    }
+}
+
 /// Takes in the numbers of a segment that fits.
 fn absorb(flow: &mut Flow, packet: &Packet, forward: bool, state: State) {
     let other = *half_of(flow, !forward);
@@ -279,6 +292,14 @@ pub mod http {
         usize::from(packet.payload) == head.len()
             && !head.windows(4).any(|four| four == b"\r\n\r\n")
             && !head.windows(2).any(|two| two == b"\n\n")
+    }
+
+    /// Returns whether a request ends behind its first line: it has no header at all, not even the one that
+    /// HTTP/1.1 asks for (RFC 9112, 3.2).
+    pub fn is_bare(head: &[u8]) -> bool {
+        let Some(end) = head.iter().position(|byte| *byte == b'\n') else { return false };
+        let behind = head.get(end + 1..).unwrap_or_default();
+        behind.starts_with(b"\r\n") || behind.starts_with(b"\n")
     }
 
     /// Returns whether text looks like one header line and nothing else (RFC 9112, 5), or a part

@@ -163,7 +163,7 @@ fn is_held(scene: &Scene<'_>, seen: &Seen) -> bool {
 }
 
 fn is_unused(flow: &Flow) -> bool {
-    flow.drips > 0 || flow.has(note::UNFINISHED) && !flow.has(note::ANSWERED)
+    flow.drips > 0 || flow.has(note::SHUT) || flow.has(note::UNFINISHED) && !flow.has(note::ANSWERED)
 }
 
 /// Returns what of clean traffic counts. Who holds connections has held them for a while when that

@@ -14,11 +14,11 @@ const MANY: u64 = 400;
 
 type Make = fn(&mut Dice, u64) -> Frames;
 
-fn flood(mut one: impl FnMut(u64) -> Vec<u8>) -> Frames {
+pub(super) fn flood(mut one: impl FnMut(u64) -> Vec<u8>) -> Frames {
     (0..MANY).map(|number| (true, one(number))).collect()
 }
 
-fn connections(count: u64, one: impl FnMut(u64) -> Frames) -> Frames {
+pub(super) fn connections(count: u64, one: impl FnMut(u64) -> Frames) -> Frames {
     (0..count).flat_map(one).collect()
 }
 
