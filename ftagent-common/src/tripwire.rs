@@ -16,7 +16,13 @@ pub mod flags {
     pub const POLICE: u32 = 1 << 2;
     /// Packets to a socket that talks to anybody are spared too, within [`super::Ceiling::spared`].
     pub const SPARE_OPEN: u32 = 1 << 3;
+    /// Packets to [`super::BFD_PORTS`] are spared too, within [`super::Ceiling::spared`].
+    pub const SPARE_BFD: u32 = 1 << 4;
 }
+
+/// Destination ports of BFD, by which routers see that a path is up: over one hop and its echo (RFC 5881, 4),
+/// over several (RFC 5883, 5), on a member of a link aggregation (RFC 7130, 2.1), and seamless (RFC 7881, 4).
+pub const BFD_PORTS: [u16; 5] = [3784, 3785, 4784, 6784, 7784];
 
 /// Destination ports of a class that have a pool of their own.
 pub const SPARED_PORTS: usize = 4;

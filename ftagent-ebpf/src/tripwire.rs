@@ -12,7 +12,7 @@ use ftagent_common::{
     guard::socket,
     parse::{Facts, Family},
     rules::TOKEN,
-    tripwire::{Ceiling, Pool, flags},
+    tripwire::{BFD_PORTS, Ceiling, Pool, flags},
 };
 
 use crate::{
@@ -141,5 +141,7 @@ unsafe fn is_spared(ctx: *mut xdp_md, ceiling: *mut Ceiling, facts: &Facts, answ
     }
     let port = u16::from_be_bytes(port);
     let [a, b, c, d] = spared;
-    port != 0 && (port == a || port == b || port == c || port == d)
+    let [one_hop, echo, hops, member, seamless] = BFD_PORTS;
+    let bfd = port == one_hop || port == echo || port == hops || port == member || port == seamless;
+    port != 0 && (port == a || port == b || port == c || port == d) || armed & flags::SPARE_BFD != 0 && bfd
 }

@@ -15,6 +15,7 @@ use ftagent_common::{
     class::CLASS_SLOTS,
     reason::verdict,
     sample::{SampleHeader, SampleRecord, flags::WOKE},
+    tripwire::BFD_PORTS,
 };
 use ftagent_tests::{
     packet::{Ipv4, Tcp, Udp},
@@ -115,8 +116,8 @@ fn a_login_has_a_pool_of_its_own_where_new_connections_are_thinned() {
 fn what_keeps_paths_and_addresses_up_has_a_pool_of_its_own_where_its_class_is_thinned() {
     require_root!();
     let udp = |sport, dport, payload: &[u8]| Ipv4::new().frame(&Udp::new(sport, dport, payload).build());
-    // A class, what floods it, and what passes all the same: BFD, its echoes, BFD over hops; DHCP.
-    let bfd = [3784, 3785, 4784].map(|port| udp(50_000, port, &[0x20; 24])).to_vec();
+    // A class, what floods it, and what passes all the same: each kind of BFD, and DHCP.
+    let bfd = BFD_PORTS.map(|port| udp(50_000, port, &[0x20; 24])).to_vec();
     let dhcp = vec![udp(67, 68, &[2; 300]), udp(68, 67, &[1; 300])];
     for (class, size, spared) in [(TrafficClass::UdpSmall, 24, bfd), (TrafficClass::UdpMedium, 300, dhcp)] {
         let mut trap = Trap::new(1 << 20, 1);

@@ -47,6 +47,9 @@ impl TripwireDriver {
         for ((class, wanted), set) in classes.zip(&mut self.set) {
             let mut next = ceiling(wanted, jiffies.hz);
             next.ports = if class == TrafficClass::TcpSyn { self.ports } else { tripwire::spared_ports(class) };
+            if tripwire::spares_bfd(class) {
+                next.flags |= flags::SPARE_BFD;
+            }
             if next.flags & flags::POLICE != 0 {
                 switches |= if class.is_no_business() { ceilings::NO_BUSINESS } else { ceilings::OTHERS };
             }

@@ -57,15 +57,21 @@ pub struct Ceiling {
 }
 
 /// Returns the destination ports of a class that are spared where it is policed, in its pool beside: what keeps
-/// paths and addresses up, and is of no class of its own. 0: none.
+/// paths and addresses up, and is of no class of its own. 0: none. (BFD has more: see [`spares_bfd`].)
 pub const fn spared_ports(class: TrafficClass) -> [u16; SPARED_PORTS] {
     match class {
-        // BFD, its echoes and over several hops (RFC 5881, 4; RFC 5883, 5), and short messages of DHCPv6.
-        TrafficClass::UdpSmall => [3784, 3785, 4784, 546],
+        // Short messages of DHCPv6.
+        TrafficClass::UdpSmall => [546, 0, 0, 0],
         // DHCP of IPv4 has 236 bytes at least (RFC 2131, 2); both, to clients and to servers (RFC 9915, 7.2).
         TrafficClass::UdpMedium => [67, 68, 546, 547],
         _ => [0; SPARED_PORTS],
     }
+}
+
+/// Returns whether BFD is of a class, and spared in the same way: 24 bytes, and what authenticates them
+/// (RFC 5880, 4.1).
+pub const fn spares_bfd(class: TrafficClass) -> bool {
+    matches!(class, TrafficClass::UdpSmall)
 }
 
 /// What a tick says.

@@ -6,6 +6,7 @@
 
 use std::{fmt, net::IpAddr};
 
+use ftagent_common::tripwire::BFD_PORTS;
 use ipnet::IpNet;
 
 use super::{Action, Family, FlowMatch, Fragment, MOST_RATE, Payload, Ranges, Rate};
@@ -323,8 +324,9 @@ fn protocols() -> Vec<Exemption> {
     let (len, payload) = (Ranges::range(88, 1280), begins(&[0x60], 1));
     let too_big = FlowMatch { icmp_type: Ranges::one(2), len, payload, ..of(ICMPV6) };
     let icmp6 = |types: &[u8]| FlowMatch { icmp_type: numbers(types), ..of(ICMPV6) };
-    // RFC 5881, 4: source ports from 49152 on; RFC 5880, 4.1: 24 bytes and what authenticates them.
-    let bfd = udp(&[], &[3784, 3785, 4784]);
+    // RFC 5881, 4, and as there the others: source ports from 49152 on; RFC 5880, 4.1: 24 bytes and what
+    // authenticates them.
+    let bfd = udp(&[], &BFD_PORTS);
     let bfd = FlowMatch {
         sport: Ranges::range(49_152, 65_535),
         len: Ranges::range(52, 128),
@@ -473,6 +475,19 @@ mod tests {
             assert!(objection.reason.contains(wanted) && objection.may_be_forced, "{text}: {objection}");
             assert!(objection.to_string().ends_with("--force adds it all the same"), "{objection}");
             assert_eq!(check(&matches, Action::Count, &guarded()), Ok(()), "{text}: counting harms nobody");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_bfd_is_exempt() {
+        for port in BFD_PORTS {
+            for family in ["ip4", "ip6"] {
+                let (matches, action) = parse(&format!("{family} udp dport {port} then drop")).unwrap();
+                let objection = check(&matches, action, &guarded()).expect_err("BFD is exempt");
+                assert!(objection.reason.contains("BFD"), "{port}: {objection}");
+            }
+            let packet: FlowMatch = format!("udp sport 49152 dport {port} len 52").parse().unwrap();
+            assert!(always().iter().any(|flow| flow.overlaps(&packet)), "{port}");
         }
     }
 
