@@ -30,12 +30,14 @@ pub struct Key {
     pub unit: &'static str,
     /// What it does.
     pub doc: &'static str,
-    /// A value for keys without a default; empty otherwise.
+    /// A value for keys that must be written; empty for those with a default.
     pub sample: &'static str,
+    /// When one of the former need not be written; empty: always needed.
+    pub unless: &'static str,
 }
 
 const fn row(path: &'static str, kind: &'static str, unit: &'static str, doc: &'static str) -> Key {
-    Key { path, kind, unit, doc, sample: "" }
+    Key { path, kind, unit, doc, sample: "", unless: "" }
 }
 
 const DURATION: &str = "a duration";
@@ -342,6 +344,15 @@ impl Key {
         defaults().get(self.path).filter(|_| self.sample.is_empty()).map(ToString::to_string)
     }
 
+    /// Says what holds where the key is not written.
+    fn absent(&self) -> String {
+        match (self.default_value(), self.unless) {
+            (Some(value), _) => format!("`{value}`"),
+            (None, "") => "must be written".to_owned(),
+            (None, unless) => format!("must be written, unless {unless}"),
+        }
+    }
+
     /// Returns the default, or a sample value where there is none.
     pub fn example(&self) -> String {
         self.default_value().unwrap_or_else(|| self.sample.to_owned())
@@ -431,7 +442,8 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 /// prints.
 pub fn default_text() -> String {
     let mut text = String::from(
-        "# ftagent configuration. Every key has a default, shown here; keys that are left out keep it.\n\
+        "# ftagent configuration. Keys that are left out keep the default, shown here; elements of [[...]]\n\
+         # have some that must be written.\n\
          # After a change: `ftagent config check`, then `systemctl reload ftagent`.\n",
     );
     for section in SECTIONS {
@@ -445,7 +457,8 @@ pub fn default_text() -> String {
         let _ = writeln!(text, "{mark}{open}{}{close}", section.name.trim_end_matches("[]"));
         for key in section.keys {
             let unit = if key.unit.is_empty() { String::new() } else { format!(" Unit: {}.", key.unit) };
-            comment(&mut text, &format!("{} ({}.{unit})", key.doc, capital(key.kind)));
+            let must = if key.sample.is_empty() { String::new() } else { format!(" {}.", capital(&key.absent())) };
+            comment(&mut text, &format!("{} ({}.{unit}{must})", key.doc, capital(key.kind)));
             let _ = writeln!(text, "{mark}{} = {}", key.name(), key.example());
         }
     }
@@ -480,7 +493,8 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "# Configuration\n\n\
          Written by the code (`ftagent/src/config/reference.rs`); change it there.\n\n\
-         The file is `/etc/ftagent/ftagent.toml`. Every key has a default, so an empty file is valid. A key that is \
+         The file is `/etc/ftagent/ftagent.toml`. An empty one is valid: only elements of `[[…]]` have keys that must \
+         be written. A key that is \
          not known is an error that names the line and the nearest known key. Durations are a number and a unit: \
          `500ms`, `10m`, `1h 30m`, `30d`; sizes are a number and a unit: `64 MiB`, `10 GB`. `ftagent config check` checks a file, `ftagent config default` prints one \
          with every key, SIGHUP makes the daemon read it again: it takes the new one as a whole, or keeps the old \
@@ -494,9 +508,8 @@ pub fn markdown() -> String {
         let _ = write!(text, "\n## `{title}`\n\n{}\n\n", section.doc);
         text.push_str("| Key | Type | Default | Unit | Meaning |\n|---|---|---|---|---|\n");
         for key in section.keys {
-            let default =
-                key.default_value().map_or_else(|| "must be written".to_owned(), |value| format!("`{value}`"));
-            let _ = writeln!(text, "| `{}` | {} | {default} | {} | {} |", key.name(), key.kind, key.unit, key.doc);
+            let (default, Key { kind, unit, doc, .. }) = (key.absent(), key);
+            let _ = writeln!(text, "| `{}` | {kind} | {default} | {unit} | {doc} |", key.name());
         }
     }
     text

@@ -68,118 +68,82 @@ pub(super) const RUNGS: Section = Section {
             sample: "\"flowspec\"",
             ..row("ladder.rungs[].plane", TEXT, "", "\"flowspec\", \"rtbh\", \"source_rtbh\", or a provider's name.")
         },
-        Key {
-            sample: "\"\"",
-            ..row(
-                "ladder.rungs[].does",
-                "\"divert\", \"filter\", \"black-hole\", \"source-black-hole\" or empty",
-                "",
-                "What a provider is asked for, of what its `takes` has: to lead the traffic through its scrubbing, \
-                     filters, or to drop everything towards an address or from one. Empty: to divert.",
-            )
-        },
-        Key {
-            sample: "\"ask\"",
-            ..row(
-                "ladder.rungs[].approve",
-                "\"ask\" or \"auto\"",
-                "",
-                "\"ask\" waits for `ftagent ladder approve`. \"auto\" acts at once; all but FlowSpec then need `per_day`.",
-            )
-        },
-        Key {
-            sample: "-1",
-            ..row(
-                "ladder.rungs[].utilisation_percent",
-                NUMBER,
-                "percent",
-                "The uplink is so full; 0: it does not matter, nor does its growth. -1: 70, of providers 80, of black holes 95.",
-            )
-        },
-        Key {
-            sample: "-1",
-            ..row(
-                "ladder.rungs[].lost_pps",
-                NUMBER,
-                "packets per second",
-                "Cards and backlogs lose so many; 0: it does not matter. -1: 50, of black holes 0.",
-            )
-        },
-        Key {
-            sample: "-1",
-            ..row(
-                "ladder.rungs[].softirq_percent",
-                NUMBER,
-                "percent",
-                "The busiest CPU spends so much of its time taking packets; 0: it does not matter. -1: 90, of black holes 0.",
-            )
-        },
-        Key {
-            sample: "-1",
-            ..row(
-                "ladder.rungs[].residual_percent",
-                NUMBER,
-                "percent",
-                "So much of the attack passes what is dropped here; 0 or -1: it does not matter.",
-            )
-        },
-        Key {
-            sample: "\"\"",
-            ..row(
-                "ladder.rungs[].activation",
-                DURATION,
-                "",
-                "How long the plane takes until it works; empty: 1s, of providers 5m. The rung is climbed so much \
-                     earlier than the uplink would be full.",
-            )
-        },
-        Key {
-            sample: "\"\"",
-            ..row(
-                "ladder.rungs[].hold",
-                DURATION,
-                "",
-                "How long it stays before it is probed whether it is needed; doubles with each probe that says yes. \
-                     Empty: 1m, of providers 30m.",
-            )
-        },
-        Key {
-            sample: "\"\"",
-            ..row(
-                "ladder.rungs[].longest_hold",
-                DURATION,
-                "",
-                "The longest time to the next probe; empty: 30m, of black holes 10m, of providers 6h.",
-            )
-        },
-        Key {
-            sample: "0",
-            ..row(
-                "ladder.rungs[].most",
-                NUMBER,
-                "",
-                "Announcements at once at most, up to 256; 0: 64 filters, 8 sources, 4 diversions, 2 black holes.",
-            )
-        },
-        Key {
-            sample: "0",
-            ..row(
-                "ladder.rungs[].per_day",
-                NUMBER,
-                "",
-                "Times in 24 hours that it is climbed without an operator; beyond them it asks. 0: no cap.",
-            )
-        },
-        Key {
-            sample: "\"\"",
-            ..row(
-                "ladder.rungs[].probe",
-                "\"trickle\", \"withdraw\" or empty",
-                "",
-                "How it is found out whether it is needed: a little is let through (filters alone), or it is taken \
-                     back for a moment. Empty: a trickle for filters.",
-            )
-        },
+        row(
+            "ladder.rungs[].does",
+            "\"divert\", \"filter\", \"black-hole\", \"source-black-hole\" or empty",
+            "",
+            "What a provider is asked for, of what its `takes` has: to lead the traffic through its scrubbing, \
+                 filters, or to drop everything towards an address or from one. Empty: to divert.",
+        ),
+        row(
+            "ladder.rungs[].approve",
+            "\"ask\" or \"auto\"",
+            "",
+            "\"ask\" waits for `ftagent ladder approve`. \"auto\" acts at once; all but FlowSpec then need `per_day`.",
+        ),
+        row(
+            "ladder.rungs[].utilisation_percent",
+            NUMBER,
+            "percent",
+            "The uplink is so full; 0: it does not matter, nor does its growth. -1: 70, of providers 80, of black holes 95.",
+        ),
+        row(
+            "ladder.rungs[].lost_pps",
+            NUMBER,
+            "packets per second",
+            "Cards and backlogs lose so many; 0: it does not matter. -1: 50, of black holes 0.",
+        ),
+        row(
+            "ladder.rungs[].softirq_percent",
+            NUMBER,
+            "percent",
+            "The busiest CPU spends so much of its time taking packets; 0: it does not matter. -1: 90, of black holes 0.",
+        ),
+        row(
+            "ladder.rungs[].residual_percent",
+            NUMBER,
+            "percent",
+            "So much of the attack passes what is dropped here; 0 or -1: it does not matter.",
+        ),
+        row(
+            "ladder.rungs[].activation",
+            DURATION,
+            "",
+            "How long the plane takes until it works; empty: 1s, of providers 5m. The rung is climbed so much \
+                 earlier than the uplink would be full.",
+        ),
+        row(
+            "ladder.rungs[].hold",
+            DURATION,
+            "",
+            "How long it stays before it is probed whether it is needed; doubles with each probe that says yes. \
+                 Empty: 1m, of providers 30m.",
+        ),
+        row(
+            "ladder.rungs[].longest_hold",
+            DURATION,
+            "",
+            "The longest time to the next probe; empty: 30m, of black holes 10m, of providers 6h.",
+        ),
+        row(
+            "ladder.rungs[].most",
+            NUMBER,
+            "",
+            "Announcements at once at most, up to 256; 0: 64 filters, 8 sources, 4 diversions, 2 black holes.",
+        ),
+        row(
+            "ladder.rungs[].per_day",
+            NUMBER,
+            "",
+            "Times in 24 hours that it is climbed without an operator; beyond them it asks. 0: no cap.",
+        ),
+        row(
+            "ladder.rungs[].probe",
+            "\"trickle\", \"withdraw\" or empty",
+            "",
+            "How it is found out whether it is needed: a little is let through (filters alone), or it is taken \
+                 back for a moment. Empty: a trickle for filters.",
+        ),
     ],
 };
 
@@ -257,6 +221,7 @@ pub(super) const SCRUB: Section = Section {
         },
         Key {
             sample: "\"credential:cloudflare\"",
+            unless: "`provider` is \"hetzner-cloud\"",
             ..row(
                 "scrub[].credentials",
                 TEXT,
@@ -273,6 +238,7 @@ pub(super) const SCRUB: Section = Section {
         ),
         Key {
             sample: "[\"203.0.113.0/24\"]",
+            unless: "`provider` is \"hetzner-cloud\"",
             ..row("scrub[].prefixes", PREFIXES, "", "Your own, that it may be asked about; nothing outside is.")
         },
         row(

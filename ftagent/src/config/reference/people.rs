@@ -58,6 +58,7 @@ pub(super) const SINKS: Section = Section {
         },
         Key {
             sample: "\"/etc/ftagent/secrets/slack\"",
+            unless: "`kind` is alertmanager, syslog, or email without `user`",
             ..row(
                 "alerts.sinks[].secret",
                 "a file or `credential:NAME`",
