@@ -10,6 +10,8 @@ mod firewalls;
 mod packets;
 #[path = "vendor/speakers.rs"]
 mod speakers;
+#[path = "vendor/wider.rs"]
+mod wider;
 
 use std::{
     io::Write as _,

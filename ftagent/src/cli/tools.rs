@@ -68,7 +68,7 @@ pub struct How {
     /// Write what takes it back instead.
     #[arg(long)]
     withdraw: bool,
-    /// Fail unless every platform does exactly what is asked for.
+    /// Fail unless every platform can say all that is asked for. What is a WIDENING does not count.
     #[arg(long)]
     strict: bool,
 }

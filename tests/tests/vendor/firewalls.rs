@@ -4,7 +4,10 @@ use std::process::Command;
 
 use ftagent::{
     decide::Packet,
-    rule::{Action, Family, FlowMatch, vendor::Options},
+    rule::{
+        Action, Family, FlowMatch,
+        vendor::{Options, Widening},
+    },
 };
 use ftagent_tests::{
     daemon::{PATIENCE, wait_for},
@@ -93,7 +96,7 @@ fn iptables_takes_every_rule_and_gives_it_back() {
 }
 
 /// Sends frames as they are, from the peer.
-fn send(sandbox: &Sandbox, veth: &Veth, frames: impl Iterator<Item = Vec<u8>>) {
+pub fn send(sandbox: &Sandbox, veth: &Veth, frames: impl Iterator<Item = Vec<u8>>) {
     const SCRIPT: &str = "import socket,sys\ns=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\n\
                           s.bind((sys.argv[1],0))\nfor line in sys.stdin: s.send(bytes.fromhex(line))\n";
     let mut lines = String::new();
@@ -116,22 +119,24 @@ fn looks_behind_ip(matches: &FlowMatch) -> bool {
 }
 
 /// Where rules are counted, and what is asked of them.
-struct Counted {
-    matches: FlowMatch,
+pub struct Counted {
+    pub matches: FlowMatch,
     /// How the platform is called, and its command that shows what was counted.
-    what: String,
+    pub what: String,
     /// What stands before the figure.
-    read: Box<dyn Fn(&Sandbox) -> u64>,
+    pub read: Box<dyn Fn(&Sandbox) -> u64>,
     /// Of one family alone.
-    family: Option<Family>,
+    pub family: Option<Family>,
+    /// What it says it matches beyond the rule.
+    pub widened: Vec<Widening>,
 }
 
-fn number_after(text: &str, mark: &str) -> u64 {
+pub fn number_after(text: &str, mark: &str) -> u64 {
     let rest = text.split_once(mark).unwrap_or_else(|| panic!("no `{mark}` in {text}")).1;
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
-fn install_nft(matches: &FlowMatch, name: String, interface: Option<&str>) -> Option<Counted> {
+pub fn install_nft(matches: &FlowMatch, name: String, interface: Option<&str>) -> Option<Counted> {
     let text = match (platform("nftables").rule)(matches, Action::Count, &options(&name, interface)) {
         Ok(text) => text,
         // ICMPv6 in IPv4, which nobody sends.
@@ -148,10 +153,10 @@ fn install_nft(matches: &FlowMatch, name: String, interface: Option<&str>) -> Op
         let text = sandbox.command(&format!("nft list chain {family} {name} verdict")).unwrap();
         number_after(&text, "counter packets ")
     };
-    Some(Counted { matches: matches.clone(), what, read: Box::new(read), family: None })
+    Some(Counted { matches: matches.clone(), what, read: Box::new(read), family: None, widened: text.widened })
 }
 
-fn install_iptables(matches: &FlowMatch, command: &'static str, name: String) -> Option<Counted> {
+pub fn install_iptables(matches: &FlowMatch, command: &'static str, name: String) -> Option<Counted> {
     let text = (platform(command).rule)(matches, Action::Count, &options(&name, None)).ok()?;
     if !text.losses.is_empty() {
         return None;
@@ -164,7 +169,26 @@ fn install_iptables(matches: &FlowMatch, command: &'static str, name: String) ->
         let line = all.lines().find(|line| line.contains(&format!("-A {name}-limit -j RETURN"))).unwrap().to_owned();
         number_after(&line, "[")
     };
-    Some(Counted { matches: matches.clone(), what, read: Box::new(read), family: platform(command).family })
+    let (matches, family) = (matches.clone(), platform(command).family);
+    Some(Counted { matches, what, read: Box::new(read), family, widened: text.widened })
+}
+
+/// Counts what arrives at `v0` behind all that counts here.
+pub fn count_arrivals() {
+    let came = "add table inet came\nadd counter inet came seen\n\
+                add chain inet came in { type filter hook prerouting priority 300; }\n\
+                add rule inet came in iifname v0 counter name seen\n";
+    let (well, said) = run(Command::new("nft").args(["-f", "-"]), came);
+    assert!(well, "{said}");
+}
+
+/// Waits until so many packets have come in all.
+pub fn wait_for_arrivals(sandbox: &Sandbox, sent: u64) {
+    let arrived = || {
+        let count = number_after(&sandbox.command("nft list counter inet came seen").ok()?, "packets ");
+        (count >= sent).then_some(())
+    };
+    wait_for("every packet", PATIENCE, arrived).unwrap();
 }
 
 /// Counts, not drops, so that every rule sees every packet.
@@ -188,23 +212,14 @@ fn packets_are_matched_as_the_rule_says() {
             }
         }
         assert!(all.len() > 150, "{} are there", all.len());
-        // Before all of them.
-        let came = "add table netdev came\nadd counter netdev came seen\n\
-                    add chain netdev came in { type filter hook ingress device v0 priority -600; }\n\
-                    add rule netdev came in counter name seen\n";
-        let (well, said) = run(Command::new("nft").args(["-f", "-"]), came);
-        assert!(well, "{said}");
+        count_arrivals();
         let (mut hits, mut sent) = (0, 0);
         for first in [false, true] {
             let chosen: Vec<&packets::Sent> = packets.iter().filter(|sent| sent.first == first).collect();
             let before: Vec<u64> = all.iter().map(|one| (one.read)(sandbox)).collect();
             send(sandbox, &veth, chosen.iter().map(|sent| sent.frame.clone()));
             sent += chosen.len() as u64;
-            let arrived = || {
-                let count = number_after(&sandbox.command("nft list counter netdev came seen").ok()?, "packets ");
-                (count >= sent).then_some(())
-            };
-            wait_for("every packet", PATIENCE, arrived).unwrap();
+            wait_for_arrivals(sandbox, sent);
             for (one, before) in all.iter().zip(before) {
                 if first && looks_behind_ip(&one.matches) {
                     continue;

@@ -1,4 +1,4 @@
-//! How rules are printed: losses first, then what to know, then the text.
+//! How rules are printed: losses first, then what is widened and what else to know, then the text.
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
@@ -72,6 +72,7 @@ impl Serialize for One {
             Ok(text) => {
                 map.serialize_entry("exact", &text.losses.is_empty())?;
                 map.serialize_entry("losses", &text.losses)?;
+                map.serialize_entry("widened", &text.widened)?;
                 map.serialize_entry("traps", &text.traps)?;
                 map.serialize_entry("text", &text.text)?;
                 map.serialize_entry("undo", &text.undo)?;
@@ -127,6 +128,7 @@ impl Printed {
         match result {
             Ok(text) => {
                 losses.extend(text.losses.iter().map(|loss| format!("!!! {loss}")));
+                traps.extend(text.widened.iter().map(ToString::to_string));
                 traps.extend(written.warnings.iter().map(|warning| format!("WARNING: {warning}")));
                 traps.extend(text.traps.iter().cloned());
                 body.clone_from(if self.withdraw { &text.undo } else { &text.text });

@@ -39,6 +39,43 @@ fn losses_come_first_and_decide() {
 }
 
 #[test]
+fn what_is_widened_is_said_by_every_platform_and_is_no_loss() {
+    let all: [(&str, &str, &[&str]); 13] = [
+        ("nftables", "ip4 udp sport 123", &["malformed", "first-fragments"]),
+        ("nftables", "ip4 udp sport 123 frag not", &["malformed"]),
+        ("nftables", "ip4 len 40-1500 src 192.0.2.0/24", &["malformed"]),
+        ("nftables", "ip6 udp len 400-1500", &["malformed", "extensions"]),
+        ("nftables", "ip6 udp frag is,first", &["malformed", "authentication", "extensions"]),
+        ("iptables", "ip4 udp sport 123", &["malformed", "first-fragments"]),
+        ("ip6tables", "ip6 udp sport 123", &["malformed", "first-fragments", "authentication", "extensions"]),
+        ("ip6tables", "ip6 udp payload 0:17000326", &["malformed"]),
+        ("exabgp", "udp sport 123 dst 203.0.113.5", &["malformed", "first-fragments"]),
+        ("gobgp", "udp dst 2001:db8::5", &["malformed", "authentication", "extensions"]),
+        ("bird", "udp dst 2001:db8::5 frag not", &["malformed", "authentication"]),
+        ("junos", "tcp dport 80 dst 203.0.113.5", &["malformed", "first-fragments"]),
+        ("iosxr", "udp sport 123 dst 203.0.113.5", &["malformed", "first-fragments"]),
+    ];
+    for (platform, rule, kinds) in all {
+        let command = if rule.contains("dst") { "flowspec" } else { "firewall" };
+        let shown = printed(&[command, "--match", rule, "--for", platform]).unwrap();
+        let json = serde_json::to_value(&shown.written).unwrap();
+        let widened = json[0]["platforms"][0]["widened"].as_array().unwrap();
+        let found: Vec<&str> = widened.iter().map(|one| one["kind"].as_str().unwrap()).collect();
+        assert_eq!(found, kinds, "{platform}: {rule}");
+        assert_eq!(shown.text().matches("WIDENING: it also matches").count(), kinds.len(), "{}", shown.text());
+        assert!(shown.alarms().is_empty() || platform == "ip6tables", "{}", shown.alarms());
+    }
+    let at = ["firewall", "--match", "ip4 udp payload 0:17", "--for", "nftables", "--interface", "eth0"];
+    let kinds = serde_json::to_value(&printed(&at).unwrap().written).unwrap()[0]["platforms"][0]["widened"].clone();
+    assert!(kinds.as_array().unwrap().iter().any(|one| one["kind"] == "padding"), "{kinds}");
+    // Who walks past an authentication header finds none by its number.
+    for (platform, exact) in [("nftables", true), ("ip6tables", false)] {
+        let past = printed(&["firewall", "--match", "ip6 proto ah", "--for", platform]).unwrap();
+        assert_eq!((past.alarms().contains("MATCHES LESS"), past.is_well(true)), (!exact, exact), "{platform}");
+    }
+}
+
+#[test]
 fn every_line_that_is_no_text_is_a_comment() {
     for platform in ["nftables", "iptables"] {
         let line = ["firewall", "--match", "ip4 udp sport 123", "--action", "rate-limit 1 Mbps", "--for", platform];

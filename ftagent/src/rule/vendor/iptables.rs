@@ -2,7 +2,7 @@
 
 use super::{
     super::{Action, Family, Flags, FlowMatch, Fragment, Ranges, Rate},
-    CannotSay, Loss, Options, Place, Platform, Text, nftables,
+    CannotSay, Loss, Options, Place, Platform, Text, Widening,
     routes::lose,
     terms::{self, ICMP, ICMPV6, Lines, TCP, UDP},
     u32::{self, Start},
@@ -56,7 +56,14 @@ fn rule(matches: &FlowMatch, action: Action, options: &Options, family: Family) 
         return Err(terms::nothing());
     };
     let (chain, target) = verdict(action, name, family)?;
+    terms::lose_authentication(&own, &mut text.losses);
     let lines = lines(&own, &mut text.losses)?;
+    // The older ip6tables does (`ip6_packet_match`), and the one of nftables does not.
+    terms::widen(&mut text.widened, terms::widened(&own, true));
+    if family == Family::Ip6 && !own.payload.is_empty() {
+        // What is looked for right behind the IPv6 header is in no packet with other headers.
+        text.widened.retain(|one| *one == Widening::Malformed);
+    }
     if lines.is_empty() {
         return Err(terms::nothing());
     }
@@ -88,9 +95,6 @@ fn traps(traps: &mut Vec<String>, own: &FlowMatch, action: Action) {
     trap("Take it back before it is given again: the jump is put in front once more each time.");
     trap("It is of one IP family: the other needs the other command.");
     trap("It spares the host, not the link, and is gone after a restart of the machine.");
-    if own.needs_header() {
-        traps.push(nftables::first_fragments());
-    }
     if !own.frag.is_empty() {
         traps.push(
             "Where connections are tracked, the kernel puts fragments together BEFORE these rules: they then see none. \

@@ -23,7 +23,7 @@ mod u32;
 use std::fmt;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{Action, Family, FlowMatch, Rate, check};
 
@@ -125,8 +125,10 @@ pub struct Text {
     pub text: String,
     /// What takes it back, as commands or configuration of the platform.
     pub undo: String,
-    /// How it differs from what was asked for. None: it does exactly that.
+    /// Dimensions of what was asked for that it leaves out, or says otherwise. None: it says all of it.
     pub losses: Vec<Loss>,
+    /// Packets at the edges of the rule that it matches too, though it says all of it.
+    pub widened: Vec<Widening>,
     /// What to know before it is used.
     pub traps: Vec<String>,
 }
@@ -171,6 +173,70 @@ impl fmt::Display for Loss {
             Direction::Wider => write!(f, "MATCHES MORE than asked for: `{dimension} {wanted}` is left out: {why}"),
             Direction::Narrower => write!(f, "MATCHES LESS than asked for: of `{dimension} {wanted}`: {why}"),
         }
+    }
+}
+
+/// A kind of packets that a platform cannot tell from those of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Widening {
+    /// Packets that contradict themselves: to the agent they are malformed, and no rule's.
+    Malformed,
+    /// First fragments: to the agent no fragment has a transport header.
+    FirstFragments,
+    /// A payload's bytes in what pads a frame behind its packet.
+    Padding,
+    /// IPv6 with an authentication header, at which the agent stops: to it, that is the protocol. Some walk on, to the
+    /// protocol or to a fragment header behind it.
+    Authentication,
+    /// First fragments of IPv6 with further extension headers, at which the agent stops.
+    Extensions,
+}
+
+impl Widening {
+    /// Returns its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::FirstFragments => "first-fragments",
+            Self::Padding => "padding",
+            Self::Authentication => "authentication",
+            Self::Extensions => "extensions",
+        }
+    }
+
+    /// Says which packets these are.
+    pub const fn also(self) -> &'static str {
+        match self {
+            Self::Malformed => {
+                "packets whose headers contradict themselves (a source that cannot be one, a length beyond the packet)"
+            }
+            Self::FirstFragments => {
+                "first fragments, by the ports, flags or types in them (`frag not` leaves them out); later ones pass"
+            }
+            Self::Padding => {
+                "packets that end before the bytes, where these stand in what pads the frame: at the interface it is \
+                 still there"
+            }
+            Self::Authentication => "IPv6 packets with an authentication header, by what is behind it",
+            Self::Extensions => {
+                "first fragments of IPv6 with extension headers behind the fragment header, by what is behind those"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Widening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WIDENING: it also matches {}", self.also())
+    }
+}
+
+impl Serialize for Widening {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("kind", self.as_str())?;
+        map.serialize_entry("also", self.also())?;
+        map.end()
     }
 }
 

@@ -1,8 +1,8 @@
 //! nftables: a table of its own, as text for `nft -f`.
 
 use super::{
-    super::{Action, Flags, FlowMatch, Fragment, Payload, Ranges, Rate, nft, set::Number},
-    CannotSay, Options, Place, Platform, Text,
+    super::{Action, Flags, FlowMatch, Fragment, Payload, Ranges, Rate, set::Number},
+    CannotSay, Options, Place, Platform, Text, Widening,
     terms::{self, ICMP, ICMPV6, Lines, TCP, UDP},
 };
 
@@ -28,8 +28,13 @@ const HEADER_6: u16 = 40;
 
 fn rule(matches: &FlowMatch, action: Action, options: &Options) -> Result<Text, CannotSay> {
     let (chain, verdict) = verdict(action)?;
-    let mut rules = String::new();
+    let (mut rules, mut widened) = (String::new(), Vec::new());
     for own in terms::families(matches) {
+        // It stops there (`IP6_FH_F_AUTH`; seen on Linux 6.18), as the agent does.
+        terms::widen(&mut widened, terms::widened(&own, false));
+        // Only on its way past the interface a packet still has what pads its frame.
+        let padded = options.interface.is_some() && !own.payload.is_empty();
+        terms::widen(&mut widened, padded.then_some(Widening::Padding));
         for line in lines(&own)? {
             rules.push_str(&format!("        {line} {verdict}\n"));
         }
@@ -49,15 +54,11 @@ fn rule(matches: &FlowMatch, action: Action, options: &Options) -> Result<Text, 
          {{\n{rules}    }}\n    chain arrivals {{\n        type filter {hook}; policy accept;\n        jump rules\n    \
          }}\n}}\n"
     );
-    Ok(Text {
-        text,
-        undo: format!("nft delete table {family} {name}\n"),
-        traps: traps(matches, action, place),
-        losses: Vec::new(),
-    })
+    let undo = format!("nft delete table {family} {name}\n");
+    Ok(Text { text, undo, traps: traps(action, place), losses: Vec::new(), widened })
 }
 
-fn traps(matches: &FlowMatch, action: Action, place: &str) -> Vec<String> {
+fn traps(action: Action, place: &str) -> Vec<String> {
     let mut traps = vec![
         format!(
             "Packets are matched {place}, before every rule of other tables, of iptables-nft as well: their `accept` \
@@ -77,20 +78,7 @@ fn traps(matches: &FlowMatch, action: Action, place: &str) -> Vec<String> {
         Action::RateLimit(Rate::Pps(_)) => traps.push("The limit is one for all senders together.".to_owned()),
         _ => {}
     }
-    if matches.needs_header() {
-        traps.push(first_fragments());
-    }
-    // What nftables cannot tell apart, as the daemon's own table cannot: in packets that nobody sends in earnest.
-    let widened = nft::compile(matches, action).map(|compiled| compiled.widened).unwrap_or_default();
-    traps.extend(widened.iter().map(|widened| format!("It takes a little more than the match means: {widened}.")));
     traps
-}
-
-/// What is to be said of matches that look behind the IP header.
-pub fn first_fragments() -> String {
-    "Ports, flags, ICMP types and payload are those of whole packets and first fragments; later fragments pass. `frag \
-     not` leaves first fragments out as well."
-        .to_owned()
 }
 
 /// Returns the chain that a verdict needs, and the verdict.

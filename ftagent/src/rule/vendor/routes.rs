@@ -49,6 +49,10 @@ impl Routes {
                 ));
             }
         }
+        for own in all.iter().flat_map(|compiled| terms::families(&compiled.says)) {
+            terms::lose_authentication(&own, &mut text.losses);
+            terms::widen(&mut text.widened, terms::widened(&own, true));
+        }
         let this = Self { all, limit };
         this.traps(text);
         Ok(this)
@@ -60,9 +64,6 @@ impl Routes {
             "A peer takes it over eBGP only if its best unicast route for the destination comes from this session as \
              well (RFC 8955, 6), or its validation is switched off for this session.",
         );
-        if self.all.iter().any(|route| route.first_fragments) {
-            trap("Ports, flags and ICMP types are those of whole packets and first fragments; later fragments pass.");
-        }
         if self.all.iter().any(|route| terms::only_destination(&route.says)) && self.limit == Limit::Bytes(0) {
             trap("It drops everything for the destination: that is a black hole. Is that meant?");
         }

@@ -2,12 +2,14 @@
 
 use super::{
     super::{Family, FlowMatch, Fragment, Ranges, set::Number},
-    CannotSay,
+    CannotSay, Loss, Widening,
+    routes::lose,
 };
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+const AH: u8 = 51;
 pub const ICMPV6: u8 = 58;
 /// Rules that one match may become where a platform has no lists.
 const RULES: usize = 128;
@@ -69,6 +71,38 @@ fn of_family(matches: &FlowMatch, family: Family) -> Option<FlowMatch> {
 pub fn only_destination(own: &FlowMatch) -> bool {
     let bare = FlowMatch { family: own.family, dst: own.dst, ..FlowMatch::default() };
     *own == bare
+}
+
+/// Returns what kernels and routers match beyond a match of one family; `past`: whether they walk past an authentication
+/// header to what is behind it.
+pub fn widened(own: &FlowMatch, past: bool) -> Vec<Widening> {
+    let mut all = vec![Widening::Malformed];
+    let any = |kinds: &[Fragment]| own.frag.iter().any(|kind| kinds.contains(kind));
+    // Of the kinds that go with ports, these two may be first fragments.
+    let first = own.frag.is_empty() || any(&[Fragment::Dont, Fragment::First]);
+    let upper = !(own.proto.is_any() && own.payload.is_empty());
+    all.extend((own.needs_header() && first).then_some(Widening::FirstFragments));
+    // A fragment header is found behind it in any case.
+    let behind = any(&[Fragment::Is, Fragment::First, Fragment::Last]) || past && upper;
+    all.extend((is_six(own) && behind).then_some(Widening::Authentication));
+    all.extend((is_six(own) && upper && first).then_some(Widening::Extensions));
+    all
+}
+
+/// Adds what is widened, once though it is of both families.
+pub fn widen(all: &mut Vec<Widening>, more: impl IntoIterator<Item = Widening>) {
+    all.extend(more);
+    all.sort_unstable();
+    all.dedup();
+}
+
+/// Notes that who walks past IPv6's authentication header (RFC 8956, 3.3) finds none by its number.
+pub fn lose_authentication(own: &FlowMatch, losses: &mut Vec<Loss>) {
+    if is_six(own) && !own.proto.is_any() && own.proto.contains(AH) {
+        let why = "routers, and ip6tables-legacy, walk past an authentication header of IPv6: packets with one are \
+                   matched by what is behind it alone";
+        lose(losses, Loss::narrower("proto", AH, why));
+    }
 }
 
 /// Says that no packet satisfies any of it.
