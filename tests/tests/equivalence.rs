@@ -16,7 +16,7 @@ mod nft;
 #[path = "equivalence/verdicts.rs"]
 mod verdicts;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftagent::{decide::Packet, rule::FlowMatch};
 use ftagent_common::TrafficClass;
@@ -98,6 +98,28 @@ struct Tally {
     /// Matches beyond the reference, of rules and packets for which that is declared.
     flowspec_beyond: u64,
     nft_beyond: u64,
+    times: Times,
+}
+
+/// Where the time goes.
+#[derive(Debug, Default)]
+struct Times {
+    /// Drawing packets, and what the reference says of them.
+    drawn: Duration,
+    kernel: Duration,
+    flowspec: Duration,
+    /// Sending, until all have passed nftables' rules.
+    nft: Duration,
+    /// Reading what nftables counted.
+    listed: Duration,
+}
+
+/// Adds the time that something takes.
+fn timed<T>(sum: &mut Duration, body: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let result = body();
+    *sum += begun.elapsed();
+    result
 }
 
 #[test]
@@ -115,15 +137,16 @@ fn every_plane_says_the_same_of_a_packet() {
         while left > 0 {
             let count = left.min(BATCH);
             left -= count;
-            let cases: Vec<Case> = (0..count)
-                .map(|_| {
-                    let rule = rand::RngExt::random_range(&mut rng, 0..rules.len());
-                    Case::new(draw::frame(&mut rng, &rules[rule]), &rules)
-                })
-                .collect();
+            let mut drawn = || {
+                let rule = rand::RngExt::random_range(&mut rng, 0..rules.len());
+                Case::new(draw::frame(&mut rng, &rules[rule]), &rules)
+            };
+            let cases: Vec<Case> = timed(&mut tally.times.drawn, || (0..count).map(|_| drawn()).collect());
             let all: Vec<&Case> = cases.iter().collect();
-            tally.kernel += kernel.compare(&rules, &all);
+            tally.kernel += timed(&mut tally.times.kernel, || kernel.compare(&rules, &all));
+            let begun = Instant::now();
             specs.compare(&rules, &all, &mut tally);
+            tally.times.flowspec += begun.elapsed();
             tally.malformed += cases.iter().filter(|case| case.is_malformed()).count() as u64;
             tally.matches += cases.iter().map(|case| case.met.len() as u64).sum::<u64>();
             if let Some(nft) = &mut nft {

@@ -27,15 +27,12 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use super::{Case, Sum, Tally, met};
+use super::{Case, Sum, Tally, Times, met, timed};
 
 /// The table of counted rules, and the way to it.
 pub struct Veth {
     socket: OwnedFd,
     nft: Nft,
-    /// Every packet that arrived.
-    seen: u64,
-    counted: Vec<Sum>,
 }
 
 /// How a packet is to be compared.
@@ -67,7 +64,7 @@ pub fn on_a_veth<T: Send>(what: &str, rules: &[FlowMatch], body: impl FnOnce(Opt
         assert_listable(&mut nft, rules);
         // Behind ours: counts what arrived.
         nft.run(arrivals()).unwrap();
-        body(Some(Veth { socket, nft, seen: 0, counted: vec![Sum::default(); rules.len()] }))
+        body(Some(Veth { socket, nft }))
     })
     .unwrap()
 }
@@ -106,9 +103,10 @@ pub fn arrivals() -> Vec<Value> {
     commands
 }
 
-/// Returns the counters of a table.
+/// Returns what the counters of a table have counted since they were last asked. nft (1.0.6) reads all rules before it
+/// lists a counter, which takes half a second where these are many, and none before it resets one.
 pub fn counters(nft: &mut Nft, table: &str) -> Vec<(String, Sum)> {
-    let listing = nft.run(vec![json!({ "list": { "counters": { "family": "netdev", "table": table } } })]).unwrap();
+    let listing = nft.run(vec![json!({ "reset": { "counters": { "family": "netdev", "table": table } } })]).unwrap();
     let sum = |counter: &Value| {
         let number = |name: &str| counter[name].as_u64().unwrap();
         Sum { packets: number("packets"), bytes: number("bytes") }
@@ -117,19 +115,26 @@ pub fn counters(nft: &mut Nft, table: &str) -> Vec<(String, Sum)> {
     counters.map(|counter| (counter["name"].as_str().unwrap().to_owned(), sum(counter))).collect()
 }
 
-/// Waits until so many packets came in all; returns how many of them passed our table.
+/// Waits until so many packets more have come in; returns how many of them passed our table.
 pub fn wait_for_arrivals(nft: &mut Nft, sent: u64) -> u64 {
     let begun = Instant::now();
-    let mut look = |name: &str| {
-        let all = counters(nft, "arrivals");
-        all.iter().find(|(own, _)| own == name).unwrap().1.packets
+    let (mut came, mut passed) = (0, 0);
+    let mut look = || {
+        for (name, Sum { packets, .. }) in counters(nft, "arrivals") {
+            *(if name == "came" { &mut came } else { &mut passed }) += packets;
+        }
+        (came, passed)
     };
-    while look("came") != sent {
-        assert!(begun.elapsed() < PATIENCE, "packets were lost on the veth: {} of {sent}", look("came"));
+    loop {
+        let (came, _) = look();
+        if came == sent {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "packets were lost on the veth: {came} of {sent}");
         thread::sleep(Duration::from_millis(5));
     }
-    // Listed after the last one came, not with it: it has passed by now, or never will.
-    look("passed")
+    // Looked at after the last one came, not with it: it has passed by now, or never will.
+    look().1
 }
 
 /// Returns how long nft takes a packet to be: without its Ethernet header, and without the tag that the kernel takes
@@ -140,56 +145,61 @@ fn length(frame: &[u8]) -> usize {
 }
 
 impl Veth {
-    /// Sends the packets, and compares what each rule counted; finds the packet where that differs.
+    /// Sends the packets, and compares what each rule counted; finds a packet where that differs.
     pub fn compare(&mut self, rules: &[FlowMatch], cases: &[&Case], tally: &mut Tally) {
         let of = |kind: Kind| {
             cases.iter().copied().filter(|case| self::kind(&case.frame, &case.packet) == kind).collect::<Vec<_>>()
         };
         let (exact, wider) = (of(Kind::Exact), of(Kind::Wider));
         (tally.nft, tally.nft_wider) = (tally.nft + exact.len() as u64, tally.nft_wider + wider.len() as u64);
-        self.judge(rules, &exact, |found, expected| found == expected);
+        let times = &mut tally.times;
+        self.judge(rules, &exact, |found, expected| found == expected, times);
         let least = |found: Sum, expected: Sum| found.packets >= expected.packets && found.bytes >= expected.bytes;
-        let found = self.judge(rules, &wider, least);
+        let found = self.judge(rules, &wider, least, times);
         let packets = |sums: Vec<Sum>| sums.iter().map(|sum| sum.packets).sum::<u64>();
         tally.nft_beyond += packets(found) - packets(met(&wider, rules.len(), length));
     }
 
-    fn judge(&mut self, rules: &[FlowMatch], cases: &[&Case], is_right: fn(Sum, Sum) -> bool) -> Vec<Sum> {
+    fn judge(
+        &mut self,
+        rules: &[FlowMatch],
+        cases: &[&Case],
+        is_right: fn(Sum, Sum) -> bool,
+        times: &mut Times,
+    ) -> Vec<Sum> {
         let expected = met(cases, rules.len(), length);
-        let found = self.count(cases);
+        let found = self.count(rules, cases, times);
         let wrong = (0..rules.len()).find(|rule| !is_right(found[*rule], expected[*rule]));
         let Some(rule) = wrong else { return found };
-        for case in cases {
-            let found = self.count(&[case])[rule];
-            let expected = met(&[case], rules.len(), length)[rule];
-            assert!(
-                is_right(found, expected),
-                "nftables, {found:?} instead of {expected:?} of `{}` and {:02x?} ({:?}):\n{}",
-                rules[rule],
-                case.frame,
-                case.packet.key,
-                shown(&rules[rule]),
-            );
+        // One of the packets shows it: half of those that are left does, or the other half.
+        let mut left = cases;
+        while left.len() > 1 {
+            let (first, second) = left.split_at(left.len() / 2);
+            let is_there = !is_right(self.count(rules, first, times)[rule], met(first, rules.len(), length)[rule]);
+            left = if is_there { first } else { second };
         }
+        let case = left[0];
+        let (found, expected) = (self.count(rules, &[case], times)[rule], met(&[case], rules.len(), length)[rule]);
         panic!(
-            "nftables counted {:?} instead of {:?} for `{}`, and no packet shows it",
-            found[rule], expected[rule], rules[rule]
+            "nftables, {found:?} instead of {expected:?} of `{}` and {:02x?} ({:?}; the same, if it needs others):\n{}",
+            rules[rule],
+            case.frame,
+            case.packet.key,
+            shown(&rules[rule]),
         );
     }
 
-    fn count(&mut self, cases: &[&Case]) -> Vec<Sum> {
-        for case in cases {
-            transmit(self.socket.as_raw_fd(), &case.frame);
-        }
-        self.seen += cases.len() as u64;
+    fn count(&mut self, rules: &[FlowMatch], cases: &[&Case], times: &mut Times) -> Vec<Sum> {
+        timed(&mut times.nft, || cases.iter().for_each(|case| transmit(self.socket.as_raw_fd(), &case.frame)));
+        let (begun, sent) = (Instant::now(), cases.len() as u64);
         // Ours counts and drops nothing: what passed was counted.
-        let passed = wait_for_arrivals(&mut self.nft, self.seen);
-        assert_eq!(passed, self.seen, "rules that count drop packets");
-        let mut counts = vec![Sum::default(); self.counted.len()];
+        assert_eq!(wait_for_arrivals(&mut self.nft, sent), sent, "rules that count drop packets");
+        let mut counts = vec![Sum::default(); rules.len()];
         for (name, sum) in counters(&mut self.nft, "ftagent") {
             let Some(rule) = name.strip_prefix("matched").and_then(|id| id.parse::<usize>().ok()) else { continue };
-            counts[rule] = sum.since(&mut self.counted[rule]);
+            counts[rule] = sum;
         }
+        times.listed += begun.elapsed();
         counts
     }
 }
