@@ -236,7 +236,8 @@ impl Announcer {
             }
             let asked = steps.iter().any(|step| plan.standings.get(&step.id) == Some(&Standing::Asked));
             let standing = if there {
-                Standing::Present
+                // What nobody hears has no effect yet: after a restart, sessions take longer than routes.
+                listing.unheard.clone().map_or(Standing::Present, Standing::Failed)
             } else if asked {
                 let why = self.speaker.lock().unwrap_or_else(PoisonError::into_inner).hidden();
                 self.hold((ANNOUNCE, nlri.clone()), why.to_owned());

@@ -18,6 +18,7 @@ struct Fake {
     away: bool,
     refuses: bool,
     swallows: bool,
+    unheard: Option<String>,
     announced: usize,
 }
 
@@ -27,7 +28,7 @@ impl Speaker for Arc<Mutex<Fake>> {
         if fake.away {
             return Err("it does not answer".to_owned());
         }
-        Ok(Listing { routes: fake.routes.clone(), life: fake.life, unheard: None })
+        Ok(Listing { routes: fake.routes.clone(), life: fake.life, unheard: fake.unheard.clone() })
     }
 
     fn announce(&mut self, route: &Route) -> Result<(), String> {
@@ -178,6 +179,28 @@ fn what_is_gone_was_lost_or_taken_back() {
     stage.daemon().life = 8;
     assert_eq!(stage.standings(&[ONE, TWO]), [Standing::TakenBack, Standing::Present]);
     assert_eq!(stage.standings(&[(3, ONE.1), TWO]), [Standing::Present, Standing::Present]);
+}
+
+#[test]
+fn what_nobody_hears_is_announced_and_not_there_yet() {
+    let mut stage = Stage::new("");
+    stage.look(&[ONE, TWO]);
+    // Another life of the daemon has routes at once, and sessions later.
+    stage.daemon().routes.clear();
+    (stage.daemon().life, stage.daemon().unheard) = (7, Some("no session is up".to_owned()));
+    for _ in 0..2 {
+        let (report, there) = stage.look(&[ONE, TWO]);
+        let failed = Standing::Failed("no session is up".to_owned());
+        assert_eq!(report.steps, [(1, failed.clone()), (2, failed)]);
+        assert_eq!((report.trouble.as_deref(), there.len()), (Some("no session is up"), 2));
+    }
+    assert_eq!(stage.daemon().announced, 4, "announced once in each life");
+    stage.daemon().unheard = None;
+    assert_eq!(stage.standings(&[ONE, TWO]), BOTH);
+    // What somebody takes back meanwhile stays away.
+    stage.daemon().unheard = Some("no session is up".to_owned());
+    stage.daemon().routes.remove(0);
+    assert_eq!(stage.standings(&[ONE, TWO])[0], Standing::TakenBack);
 }
 
 #[test]
