@@ -4,6 +4,8 @@
 
 #[path = "ladder/edge.rs"]
 mod edge;
+#[path = "ladder/lost.rs"]
+mod lost;
 
 use std::{fs, thread::sleep, time::Duration};
 

@@ -40,9 +40,14 @@ pub struct Enforcer {
 impl Enforcer {
     /// Begins to enforce in the router of a sandbox, whose BGP daemon runs.
     pub fn start(sandbox: &Sandbox) -> Self {
+        Self::start_with(sandbox, routes)
+    }
+
+    /// As [`Self::start`], but with rules of nft from elsewhere: what a provider does before the uplink.
+    pub fn start_with(sandbox: &Sandbox, wanted: impl Fn() -> Result<BTreeSet<String>> + Send + 'static) -> Self {
         let (changes, stop) = (Arc::<Mutex<Vec<Change>>>::default(), Arc::new(AtomicBool::new(false)));
         let (seen, halt) = (Arc::clone(&changes), Arc::clone(&stop));
-        let thread = sandbox.peer_host().spawn(move || enforce(&seen, &halt));
+        let thread = sandbox.peer_host().spawn(move || enforce(&wanted, &seen, &halt));
         Self { changes, stop, thread: Some(thread) }
     }
 
@@ -84,10 +89,14 @@ impl Drop for Enforcer {
     }
 }
 
-fn enforce(changes: &Mutex<Vec<Change>>, stop: &AtomicBool) -> Result<()> {
+fn enforce(
+    source: &dyn Fn() -> Result<BTreeSet<String>>,
+    changes: &Mutex<Vec<Change>>,
+    stop: &AtomicBool,
+) -> Result<()> {
     let mut present = BTreeSet::new();
     while !stop.load(Relaxed) {
-        let wanted = wanted()?;
+        let wanted = source()?;
         if wanted != present {
             apply(&wanted)?;
             let change = Change { at: Instant::now(), rules: wanted.clone() };
@@ -99,7 +108,8 @@ fn enforce(changes: &Mutex<Vec<Change>>, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn wanted() -> Result<BTreeSet<String>> {
+/// What the routes ask for.
+fn routes() -> Result<BTreeSet<String>> {
     let mut rules = BTreeSet::new();
     for route in speaker::table("ipv4-flowspec")? {
         rules.insert(flowspec::rule(&route).with_context(|| route.to_string())?);

@@ -63,7 +63,7 @@ impl Speakers {
     /// # Errors
     /// As [`Speakers::start`].
     pub fn launch(&mut self, sandbox: &Sandbox) -> Result<()> {
-        self.own = Some(sandbox.spawn(daemon(&self.dir.path().join("own"))?)?);
+        self.begin(sandbox)?;
         let established = || {
             let neighbors = sandbox.peer(|| ask(&["neighbor"])).ok()?.ok()?;
             let state = neighbors.get(0)?.get("state")?.get("session_state")?.clone();
@@ -71,6 +71,15 @@ impl Speakers {
         };
         wait_for("a session between the BGP daemons", PATIENCE, established)
             .with_context(|| fs::read_to_string(self.dir.path().join("own.log")).unwrap_or_default())
+    }
+
+    /// Starts the agent's daemon, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn begin(&mut self, sandbox: &Sandbox) -> Result<()> {
+        self.own = Some(sandbox.spawn(daemon(&self.dir.path().join("own"))?)?);
+        Ok(())
     }
 
     /// Kills the agent's daemon, which cannot say goodbye.

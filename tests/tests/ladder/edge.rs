@@ -46,7 +46,7 @@ pub struct Edge<'a> {
     customers: Arc<Customers>,
     uplink: edge::Edge,
     enforcer: Enforcer,
-    _speakers: Speakers,
+    speakers: Speakers,
     stop: Arc<AtomicBool>,
 }
 
@@ -59,12 +59,16 @@ pub fn within(rungs: Rungs, body: impl FnOnce(&mut Edge<'_>) + Send) {
 
 impl<'a> Edge<'a> {
     fn start(sandbox: &'a Sandbox, rungs: Rungs) -> Self {
+        let more = if rungs == Rungs::Filters { FILTERS } else { HOLES };
+        Self::with(sandbox, rungs == Rungs::Holes, more, Enforcer::start)
+    }
+
+    /// Makes an edge with further sections of the configuration; `router` does what is asked upstream. The target is the
+    /// host's only address, or a `second`.
+    pub fn with(sandbox: &'a Sandbox, second: bool, more: &str, router: impl FnOnce(&Sandbox) -> Enforcer) -> Self {
         let uplink = edge::Edge::new(sandbox, MBIT).unwrap();
-        let (victim, more) = match rungs {
-            Rungs::Filters => (uplink.veth.here.v4, FILTERS),
-            Rungs::Holes => (edge::SECOND, HOLES),
-        };
-        if victim == edge::SECOND {
+        let victim = if second { edge::SECOND } else { uplink.veth.here.v4 };
+        if second {
             uplink.add_second(sandbox).unwrap();
         }
         let speakers = Speakers::start(sandbox, &uplink).unwrap().unwrap();
@@ -74,8 +78,8 @@ impl<'a> Edge<'a> {
         daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
         // Clean flows count when they are a few seconds old.
         sleep(Duration::from_secs(5));
-        let enforcer = Enforcer::start(sandbox);
-        Self { sandbox, daemon, victim, flood: None, customers, uplink, enforcer, _speakers: speakers, stop }
+        let enforcer = router(sandbox);
+        Self { sandbox, daemon, victim, flood: None, customers, uplink, enforcer, speakers, stop }
     }
 
     /// Begins a flood of so many Mbit/s, or ends it.
@@ -128,6 +132,30 @@ impl<'a> Edge<'a> {
             );
             sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Kills the BGP daemon beside the agent, which cannot say goodbye.
+    pub fn kill_speaker(&mut self) {
+        self.speakers.kill();
+    }
+
+    /// Starts it again; returns how long after it first answers it has a route of the agent's, and how long after that
+    /// answer the router does what it hears.
+    pub fn revive_speaker(&mut self) -> (Duration, Duration) {
+        let since = Instant::now();
+        self.speakers.begin(self.sandbox).unwrap();
+        let moment = |what: &str, holds: &dyn Fn() -> bool| {
+            self.wait(what, 120, |_| holds());
+            Instant::now()
+        };
+        let answers = moment("the BGP daemon's answer", &|| edge::table("ipv4-flowspec").is_ok());
+        let has = moment("the route in the BGP daemon", &|| {
+            edge::table("ipv4-flowspec").is_ok_and(|routes| !routes.is_empty())
+        });
+        let first = || self.enforcer.changes().into_iter().find(|change| change.at > since && !change.rules.is_empty());
+        self.wait("the route at the router", 120, |_| first().is_some());
+        let heard = first().map_or(has, |change| change.at);
+        (has - answers, heard.saturating_duration_since(answers))
     }
 
     /// Takes routes back by hand at the daemon here, as an operator would.
