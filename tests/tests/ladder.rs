@@ -6,6 +6,8 @@
 mod edge;
 #[path = "ladder/lost.rs"]
 mod lost;
+#[path = "ladder/scrub.rs"]
+mod scrub;
 
 use std::{fs, thread::sleep, time::Duration};
 
