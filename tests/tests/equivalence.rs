@@ -13,6 +13,8 @@ mod flowspec;
 mod kernel;
 #[path = "equivalence/nft.rs"]
 mod nft;
+#[path = "equivalence/upstream.rs"]
+mod upstream;
 #[path = "equivalence/verdicts.rs"]
 mod verdicts;
 

@@ -73,13 +73,13 @@ fn judge(
 }
 
 /// A packet as a router reads it.
-struct Read {
-    ends: (IpAddr, IpAddr),
-    key: Key,
+pub struct Read {
+    pub ends: (IpAddr, IpAddr),
+    pub key: Key,
 }
 
 impl Read {
-    fn subject(&self) -> Subject<'_> {
+    pub fn subject(&self) -> Subject<'_> {
         Subject { ends: Some(self.ends), key: self.key, payload: &[] }
     }
 }
@@ -87,13 +87,13 @@ impl Read {
 /// RFC 8955, 4.2.2.12.
 const DONT: u8 = 1;
 const IS: u8 = 2;
-const FIRST: u8 = 4;
-const LAST: u8 = 8;
+pub const FIRST: u8 = 4;
+pub const LAST: u8 = 8;
 
 /// Reads a frame. `None` where RFC 8956 and rules have different ideas of what is behind a header: an
 /// authentication header, which is an extension header there and a protocol here; extension headers behind
 /// a first fragment's; a fragment of a fragment.
-fn read(frame: &[u8]) -> Option<Read> {
+pub fn read(frame: &[u8]) -> Option<Read> {
     let mut at = 12;
     while matches!(pair(frame, at)?, 0x8100 | 0x88a8) {
         at += 4;
