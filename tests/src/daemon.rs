@@ -39,6 +39,8 @@ pub const METRICS: &str = "127.0.0.1:9464";
 
 /// How long to wait for what takes a fraction of a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The exit status of a daemon that `ftagent detach` ended.
+pub const DETACHED: i32 = 10;
 /// Time between two looks while waiting.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -420,19 +422,21 @@ impl Daemon {
     /// Where it does not end with 0 within [`PATIENCE`].
     pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
-        self.wait_for_end()
+        let code = self.wait_for_end()?;
+        ensure!(code == 0, "the daemon ended with {code}; its log:\n{}", self.log());
+        Ok(())
     }
 
-    /// Waits until the daemon has ended with 0.
+    /// Waits until the daemon has ended well, and returns its exit status: 0, or [`DETACHED`] after `ftagent detach`.
     ///
     /// # Errors
     /// Where it does not within [`PATIENCE`]; the log is in the error.
-    pub fn wait_for_end(&mut self) -> Result<()> {
+    pub fn wait_for_end(&mut self) -> Result<i32> {
         let status = wait_for("the daemon's end", PATIENCE, || self.try_wait().transpose()).flatten();
         let status = status.with_context(|| self.log())?;
         self.process = None;
-        ensure!(status.success(), "the daemon ended with {status}; its log:\n{}", self.log());
-        Ok(())
+        let code = status.code().filter(|code| [0, DETACHED].contains(code));
+        code.with_context(|| format!("the daemon ended with {status}; its log:\n{}", self.log()))
     }
 
     /// Kills the daemon by SIGKILL: it can do nothing about it.

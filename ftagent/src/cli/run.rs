@@ -19,6 +19,10 @@ pub struct Args {
     interface: Vec<String>,
 }
 
+/// The exit status of a daemon that `ftagent detach` ended. The unit tells systemd by it not to start it again; the
+/// number is one that systemd and sysexits(3) have no name for.
+const DETACHED: u8 = 10;
+
 /// Runs until stopped.
 ///
 /// # Errors
@@ -37,6 +41,24 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
         LogFormat::Text => log.init(),
     }
     match Agent::start(config, cli.config.clone())?.run()? {
-        Ended::Stopped | Ended::Detached => Ok(ExitCode::SUCCESS),
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        Ended::Detached => Ok(DETACHED.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_starts_it_again_unless_it_was_detached() {
+        let unit = include_str!("../../../packaging/ftagent.service");
+        let setting = |name: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_default().to_owned()
+        };
+        let detached = DETACHED.to_string();
+        assert_eq!(setting("Restart"), "always");
+        assert_eq!((setting("RestartPreventExitStatus"), setting("SuccessExitStatus")), (detached.clone(), detached));
     }
 }

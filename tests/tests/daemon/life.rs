@@ -11,7 +11,7 @@ use ftagent_common::{
     reason::verdict,
 };
 use ftagent_tests::{
-    daemon::{BPFFS, Daemon, PATIENCE, wait_for},
+    daemon::{BPFFS, DETACHED, Daemon, PATIENCE, wait_for},
     require_root,
     sandbox::Sandbox,
 };
@@ -83,7 +83,7 @@ fn detach_removes_everything_with_and_without_a_daemon() {
             let said = daemon.ok(&["detach"]).unwrap();
             assert!(said.contains("Nothing is filtered any more"), "{said}");
             if running {
-                daemon.wait_for_end().unwrap();
+                assert_eq!(daemon.wait_for_end().unwrap(), DETACHED, "by this systemd knows not to start it again");
             }
             // The kernel frees a link in the background once its last user is gone.
             let gone = || (program("wan0").is_none() && program("wan1").is_none()).then_some(());
