@@ -142,7 +142,8 @@ impl Agent {
             Err(why) => info!(%why, "The ladder has nothing to take back."),
         }
         // A wait is no reason for systemd to end the daemon.
-        let left = self.brain.take_planes().clear(CLEARING, &known, &|| super::notify(&[NotifyState::Watchdog]));
+        let (state, alive) = (&self.config.paths.state, || super::notify(&[NotifyState::Watchdog]));
+        let left = self.brain.take_planes().clear(state, CLEARING, &known, &alive);
         for what in &left {
             error!("Still there upstream: {what}.");
         }

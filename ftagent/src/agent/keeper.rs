@@ -27,7 +27,7 @@ use crate::{
         ladder::{Saved, Turn},
         mitigate::{Mode, Wanted, memory::Remembered},
     },
-    record::{audit::AuditLog, baseline, incidents::IncidentLog, ladder, rules},
+    record::{audit::AuditLog, baseline, incidents::IncidentLog, ladder, routes, rules},
 };
 
 /// Time between two checkpoints of the baseline, and to the next try after one that failed.
@@ -54,6 +54,8 @@ pub(super) struct Keeper {
     remembered: Vec<Remembered>,
     /// What the file knows of the ladder.
     ladder: Option<Saved>,
+    /// What the file knows of routes; `None` until it is written.
+    routes: Option<Vec<routes::Asked>>,
     /// What those who tell people know to be upstream, and for which incident.
     upstream: Option<(String, Vec<String>)>,
 }
@@ -102,6 +104,7 @@ pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Resul
         had_rules,
         remembered,
         ladder: None,
+        routes: None,
         upstream: None,
     };
     Ok(Opened { brain, keeper, inherited, told })
@@ -202,7 +205,8 @@ impl Keeper {
             rules::save(&self.state, &rules, &remembered)?;
         }
         (self.had_rules, self.remembered) = (!rules.is_empty(), remembered);
-        self.write_ladder()
+        self.write_ladder()?;
+        self.write_routes()
     }
 
     /// Writes what is upstream where something is, and once more when nothing is.
@@ -212,6 +216,16 @@ impl Keeper {
         if saved.is_up() || was_up {
             ladder::save(&self.state, &saved)?;
             self.ladder = Some(saved);
+        }
+        Ok(())
+    }
+
+    /// Writes what routes may be announced, where that changed.
+    fn write_routes(&mut self) -> io::Result<()> {
+        let routes = self.brain.routes().filter(|routes| self.routes.as_ref() != Some(routes));
+        if let Some(routes) = routes {
+            routes::save(&self.state, routes::OWN, &routes)?;
+            self.routes = Some(routes);
         }
         Ok(())
     }

@@ -7,10 +7,16 @@ use ipnet::IpNet;
 use serde_json::{Value, to_value};
 use tracing::{info, warn};
 
-use super::{Agent, planes};
+use super::{
+    Agent,
+    planes::{
+        self,
+        routes::{Found, Routes},
+    },
+};
 use crate::{
     config::UplinkConfig,
-    decide::ladder::{Kept, Upstream},
+    decide::ladder::{Kept, Saved, Upstream},
     record::ladder,
     sense::{
         host::{HostFacts, HostRoot},
@@ -50,15 +56,16 @@ impl Agent {
             warn!("{why}");
             self.warnings.push(why);
         }
-        let live = saved.as_ref().map(crate::decide::ladder::Saved::live).unwrap_or_default();
-        for why in planes::orphans(&self.config, &live) {
+        let live = saved.as_ref().map(Saved::live).unwrap_or_default();
+        let Found { routes, lost, told } = Routes::open(&self.config, &live);
+        for why in told.into_iter().chain(planes::orphans(&self.config, &live, &lost)) {
             warn!("{why}");
             self.warnings.push(why);
         }
-        if saved.as_ref().is_some_and(crate::decide::ladder::Saved::is_up) {
+        if saved.as_ref().is_some_and(Saved::is_up) {
             info!("The ladder goes on where an earlier life of the daemon stopped.");
         }
-        self.brain.start_planes(std::mem::take(&mut self.drivers), saved, &self.audit);
+        self.brain.start_planes(std::mem::take(&mut self.drivers), routes, saved, &self.audit);
     }
 
     /// Tells the ladder its policy, and what may never be black-holed.

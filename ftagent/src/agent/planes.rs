@@ -1,26 +1,29 @@
 //! The planes beyond this host: which there are, and how what is wanted of them gets there and back.
 
+pub(super) mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
+use self::routes::{Found, Routes};
 use super::brain::Brain;
 use crate::{
     act::{
         self,
         upstream::{Act, Driver, Listener, Plane, Witness},
     },
-    config::{self, BgpDaemon, Config, Take},
+    config::{self, Config, Take},
     decide::ladder::{Kind, Report, Saved, Step},
     record::{
         audit::{self, AuditLog, Entry, Outcome},
         ladder,
+        routes::{Asked, OWN, save},
     },
 };
 
@@ -30,8 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) const CLEARING: Duration = Duration::from_secs(10);
 /// Things that are named where there may be many.
 const SHOWN: usize = 8;
-/// What remembers through which daemon routes were announced, and how they are marked.
-const SPOKE: &str = "bgp";
 
 /// A driver, and what rungs of its plane do.
 pub(super) type Opened = (Kind, Box<dyn Driver>);
@@ -101,11 +102,13 @@ pub(super) struct Planes {
     planes: Vec<Plane>,
     /// The generation of what was wanted last.
     generation: Option<u64>,
+    /// What was asked for, until it is seen that it is gone.
+    routes: Routes,
 }
 
 impl Planes {
     /// Starts them, with what is wanted now: what an earlier life asked for and is still wanted stays.
-    pub(super) fn start(drivers: Vec<Opened>, wanted: &[Step], log: &AuditLog, brain: &Brain) -> Self {
+    pub(super) fn start(drivers: Vec<Opened>, routes: Routes, wanted: &[Step], log: &AuditLog, brain: &Brain) -> Self {
         let witness: Arc<dyn Witness> = Arc::new(AuditWitness(log.clone()));
         let mut planes = Vec::new();
         for (_, driver) in drivers {
@@ -123,7 +126,7 @@ impl Planes {
                 Err(problem) => error!(plane = %name, %problem, "The thread of a plane could not be started."),
             }
         }
-        Self { planes, generation: None }
+        Self { planes, generation: None, routes }
     }
 
     /// Tells the planes what is wanted, where that has changed; returns at once.
@@ -131,6 +134,7 @@ impl Planes {
         if self.generation.replace(generation) == Some(generation) {
             return;
         }
+        self.routes.ask(steps);
         for plane in &self.planes {
             plane.want(steps.iter().filter(|step| step.plane == plane.name()).cloned().collect());
         }
@@ -140,19 +144,36 @@ impl Planes {
         }
     }
 
+    /// Returns what routes may be announced, for a file; `None` where routes go through nobody.
+    pub(super) fn routes(&mut self) -> Option<Vec<Asked>> {
+        for plane in &self.planes {
+            if let Some(wanted) = plane.settled() {
+                self.routes.only(plane.name(), &wanted);
+            }
+        }
+        self.routes.written()
+    }
+
     /// Takes back whatever is upstream by our doing, and ends the threads. Calls `alive` while it waits. Returns what
-    /// is still there, or may be: `known` is what was wanted before.
-    pub(super) fn clear(self, patience: Duration, known: &[Step], alive: &dyn Fn()) -> Vec<String> {
+    /// is still there, or may be: `known` is what was wanted before. Routes that may be there are written down in `state`.
+    pub(super) fn clear(mut self, state: &Path, patience: Duration, known: &[Step], alive: &dyn Fn()) -> Vec<String> {
         let until = Instant::now() + patience;
         self.planes.iter().for_each(Plane::want_nothing);
         let mut left = Vec::new();
-        for plane in self.planes {
+        for plane in std::mem::take(&mut self.planes) {
             let name = plane.name();
-            let known: Vec<String> =
-                known.iter().filter(|step| step.plane == name).map(|step| step.what.to_string()).collect();
+            let known = known.iter().chain(self.routes.steps()).filter(|step| step.plane == name);
+            let known: BTreeSet<String> = known.map(|step| step.what.to_string()).collect();
+            let known: Vec<String> = known.into_iter().collect();
             let report = plane.cleared(until, !known.is_empty(), alive);
-            left.extend(remains(name, &known, report.as_deref()));
+            match remains(name, &known, report.as_deref()) {
+                Some(told) => left.push(told),
+                None => self.routes.only(name, &[]),
+            }
             plane.stop(PATIENCE);
+        }
+        if let Some(Err(error)) = self.routes.written().map(|routes| save(state, OWN, &routes)) {
+            warn!(%error, "What routes may still be announced cannot be written down.");
         }
         left
     }
@@ -184,8 +205,8 @@ fn shortened(items: &[String]) -> String {
 }
 
 /// Says what an earlier life of the daemon left upstream that no plane of this configuration could take back.
-/// `live` is what the ladder had upstream.
-pub(super) fn orphans(config: &Config, live: &[Step]) -> Vec<String> {
+/// `live` is what the ladder had upstream, `lost` are routes of an earlier configuration.
+pub(super) fn orphans(config: &Config, live: &[Step], lost: &[Asked]) -> Vec<String> {
     let mut told = Vec::new();
     for (name, items) in act::scrub::listed(&config.paths.state) {
         if !config.scrub.iter().any(|scrub| scrub.name == name) {
@@ -197,66 +218,40 @@ pub(super) fn orphans(config: &Config, live: &[Step]) -> Vec<String> {
             ));
         }
     }
-    let has = |name: &str| match name {
-        "flowspec" | "rtbh" => config.bgp.is_some(),
+    let has = |step: &Step| match step.plane.as_str() {
+        "flowspec" | "rtbh" => config.bgp.is_some() || lost.iter().any(|lost| lost.step == *step),
         name => config.scrub.iter().any(|scrub| scrub.name == name),
     };
-    let mut lost: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for step in live.iter().filter(|step| !has(&step.plane)) {
-        lost.entry(&step.plane).or_default().push(step.what.to_string());
+    let mut gone: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for step in live.iter().filter(|step| !has(step)) {
+        gone.entry(&step.plane).or_default().push(step.what.to_string());
     }
-    for (plane, items) in lost {
+    for (plane, items) in gone {
         told.push(format!(
             "nobody looks after what is upstream of the plane `{plane}`, of which the configuration says nothing any more: \
              put its section back, or take it back by hand: {}",
             shortened(&items)
         ));
     }
-    told.extend(renamed(config, live));
+    told.extend(routes::told(config, lost));
     told
-}
-
-/// Remembers by what routes are known as ours, and says which are not any more.
-fn renamed(config: &Config, live: &[Step]) -> Option<String> {
-    let bgp = config.bgp.as_ref()?;
-    let daemon = match &bgp.daemon {
-        BgpDaemon::GoBgp(address) => format!("gobgp at {address}"),
-        BgpDaemon::ExaBgp(pipes) => format!("exabgp at {}", pipes.display()),
-    };
-    let (path, now) = (config.paths.state.join(SPOKE), format!("{daemon}, marked {}\n", act::bgp::marker(bgp)));
-    let before = fs::read_to_string(&path).unwrap_or_else(|_| now.clone());
-    if let Err(error) = fs::write(&path, &now) {
-        warn!(%error, path = %path.display(), "What routes are marked with cannot be remembered.");
-    }
-    let routes: Vec<String> = live
-        .iter()
-        .filter(|step| matches!(step.plane.as_str(), "flowspec" | "rtbh"))
-        .map(|step| step.what.to_string())
-        .collect();
-    (before != now && !routes.is_empty()).then(|| {
-        format!(
-            "routes were announced through {}; that is {} now, so they are not known as ours: put bgp.daemon, bgp.asn or \
-             bgp.marker back, or withdraw them by hand: {}",
-            before.trim(),
-            now.trim(),
-            shortened(&routes)
-        )
-    })
 }
 
 /// Takes back what is upstream where no daemon runs that could. Returns what is still there, or may be.
 pub(crate) fn clear_of(config: &Config) -> Vec<String> {
-    let (state, rules) = (config.paths.state.clone(), config.audit.clone());
+    let (state, rules) = (&config.paths.state, config.audit.clone());
     if !state.exists() {
         return Vec::new();
     }
-    let (saved, _) = ladder::load(&state);
+    let (saved, _) = ladder::load(state);
     let live = saved.as_ref().map(Saved::live).unwrap_or_default();
-    let mut left = orphans(config, &live);
+    let Found { routes, lost, told: mut left } = Routes::open(config, &live);
+    left.extend(orphans(config, &live, &lost));
+    // Before the journals are opened: what is damaged is set aside then.
+    let any = !live.is_empty() || routes.steps().next().is_some() || !act::scrub::listed(state).is_empty();
     let (drivers, told) = open(config);
+    left.extend(told.into_iter().filter(|_| any));
     let witness: Arc<dyn Witness> = Arc::new(Offline { state: state.clone(), rules, turn: Mutex::default() });
-    let listed = act::scrub::listed(&state);
-    left.extend(told.into_iter().filter(|_| !live.is_empty() || !listed.is_empty()));
     let mut planes = Vec::new();
     for (_, driver) in drivers {
         match Plane::spawn(driver, Arc::clone(&witness), Box::new(|_| {})) {
@@ -264,9 +259,9 @@ pub(crate) fn clear_of(config: &Config) -> Vec<String> {
             Err(problem) => left.push(format!("the thread of a plane could not be started: {problem}")),
         }
     }
-    left.extend(Planes { planes, generation: None }.clear(CLEARING, &live, &|| {}));
+    left.extend(Planes { planes, generation: None, routes }.clear(state, CLEARING, &live, &|| {}));
     if let Some(saved) = saved.filter(|_| left.is_empty()).map(Saved::over)
-        && let Err(error) = ladder::save(&state, &saved)
+        && let Err(error) = ladder::save(state, &saved)
     {
         warn!(%error, "That nothing is upstream any more cannot be written down.");
     }

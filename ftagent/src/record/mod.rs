@@ -9,6 +9,7 @@ pub mod ioc;
 pub mod ladder;
 pub mod recorder;
 pub mod remote;
+pub mod routes;
 pub mod rules;
 pub mod tape;
 

@@ -130,6 +130,13 @@ impl Plane {
         }
     }
 
+    /// Returns what is wanted, where the driver has looked since and found that nothing else of ours is there.
+    pub fn settled(&self) -> Option<Arc<[Step]>> {
+        let state = self.shared.lock();
+        let nothing_else = state.report.leaving == 0 && state.report.trouble.is_none();
+        (state.done == Some(state.generation) && nothing_else).then(|| Arc::clone(&state.wanted))
+    }
+
     /// Returns what was found last.
     pub fn report(&self) -> Arc<Report> {
         Arc::clone(&self.shared.lock().report)
@@ -264,12 +271,13 @@ mod tests {
             plane
         };
         let gone = start(3);
+        assert!(gone.settled().is_none(), "it has still to look");
         let report = gone.cleared(Instant::now() + Duration::from_secs(60), true, &|| {}).unwrap();
-        assert_eq!(report.leaving, 0);
+        assert_eq!((report.leaving, gone.settled().map(|wanted| wanted.len())), (0, Some(0)));
         gone.stop(Duration::from_secs(10));
         let stays = start(usize::MAX);
         let report = stays.cleared(Instant::now() + Duration::from_secs(2), true, &|| {}).unwrap();
-        assert!(report.leaving > 0);
+        assert!(report.leaving > 0 && stays.settled().is_none());
         stays.stop(Duration::from_secs(10));
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Brain, Core, PUBLISH_TICKS, now};
 use crate::{
-    agent::planes::{Opened, Planes},
+    agent::planes::{Opened, Planes, routes::Routes},
     decide::{
         Event, Incident,
         input::Input,
@@ -11,7 +11,7 @@ use crate::{
             plan::{self, Plan},
         },
     },
-    record::{audit::AuditLog, tape::Fact},
+    record::{audit::AuditLog, routes::Asked, tape::Fact},
     sense::{meter::Observed, uplink::Capacity},
     serve::protocol::Word,
 };
@@ -67,7 +67,13 @@ impl Brain {
     }
 
     /// Starts the planes, and goes on with what an earlier life had upstream.
-    pub(in crate::agent) fn start_planes(&self, drivers: Vec<Opened>, saved: Option<Saved>, log: &AuditLog) {
+    pub(in crate::agent) fn start_planes(
+        &self,
+        drivers: Vec<Opened>,
+        routes: Routes,
+        saved: Option<Saved>,
+        log: &AuditLog,
+    ) {
         let wanted = {
             let mut core = self.core();
             if let Some(saved) = saved {
@@ -76,7 +82,7 @@ impl Brain {
             }
             core.decider.ascent().0.to_vec()
         };
-        let planes = Planes::start(drivers, &wanted, log, self);
+        let planes = Planes::start(drivers, routes, &wanted, log, self);
         let mut core = self.core();
         core.planes = planes;
         let core = &mut *core;
@@ -101,6 +107,11 @@ impl Brain {
     /// Returns how the ladder is.
     pub(in crate::agent) fn ladder(&self) -> View {
         self.published().ladder.clone()
+    }
+
+    /// Returns what routes may be announced, for a file; `None` where no route is asked for.
+    pub(in crate::agent) fn routes(&self) -> Option<Vec<Asked>> {
+        self.core().planes.routes()
     }
 
     /// Returns what of the ladder outlives a restart.

@@ -1,10 +1,15 @@
 //! What becomes of what is upstream when the daemon is detached, or its configuration changes.
 
+use std::{fs, path::PathBuf};
+
 use super::{
     memory::{Memory, There},
     *,
 };
-use crate::decide::ladder::{Standing, What};
+use crate::{
+    decide::ladder::{Standing, What},
+    record::routes::ORPHANS,
+};
 
 struct Silent;
 
@@ -60,7 +65,8 @@ fn a_detached_daemon_leaves_nothing_upstream_or_names_it() {
         // Of this one nothing was wanted: that it is away says nothing.
         spawn(Stuck("idle", 0, Some("is it running")), &steps),
     ];
-    let left = Planes { planes, generation: None }.clear(Duration::from_secs(2), &steps, &|| {});
+    let state = tempfile::tempdir().unwrap();
+    let left = Planes { planes, ..Planes::default() }.clear(state.path(), Duration::from_secs(2), &steps, &|| {});
     assert_eq!(there.lock().unwrap().len(), 0);
     assert_eq!(left.len(), 2, "{left:?}");
     for part in ["`noc` has 1 still there", "203.0.113.3/32", "half an hour"] {
@@ -69,21 +75,94 @@ fn a_detached_daemon_leaves_nothing_upstream_or_names_it() {
     assert!(left[1].contains("`away` may have") && left[1].contains("203.0.113.4/32"), "{left:?}");
 }
 
+/// A state directory, and configurations with it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn parse(&self, more: &str) -> Config {
+        fs::create_dir_all(self.state()).unwrap();
+        let text = format!("[paths]\nstate = {:?}\n[audit]\nappend_only = false\n{more}", self.state());
+        Config::parse(&text, "t.toml").unwrap()
+    }
+}
+
+fn bgp(asn: u32) -> String {
+    format!("[bgp]\ndaemon = \"gobgp\"\nasn = {asn}\nown_prefixes = [\"203.0.113.0/24\"]\n")
+}
+
+#[test]
+fn what_was_not_seen_to_be_gone_is_named_by_every_detach() {
+    let place = Place::new();
+    let config = place.parse(&bgp(64500));
+    let steps = [hole(1, "rtbh", "203.0.113.1/32"), hole(2, "noc", "203.0.113.2/32")];
+    let there = There::default();
+    // A life of the daemon, or a detach: what it finds, what it wants at first and then, and what is left when it
+    // takes everything back.
+    let life = |away: bool, first: &[Step], then: &[Step]| {
+        let mut planes = Planes { routes: Routes::open(&config, &[]).routes, ..Planes::default() };
+        planes.planes.push(match away {
+            true => spawn(Stuck("rtbh", 0, Some("is it running")), &[]),
+            false => spawn(Memory { name: "rtbh".to_owned(), there: Arc::clone(&there) }, &[]),
+        });
+        planes.follow((first, 1));
+        planes.follow((then, 2));
+        planes.clear(&place.state(), Duration::from_millis(200), &[], &|| {})
+    };
+    assert_eq!(life(true, &[], &[]), [""; 0], "it is away, and never was asked");
+    // Taken back by an operator, or for a probe, while the daemon beyond is away.
+    for _ in 0..3 {
+        let left = life(true, &steps, &[]);
+        assert!(
+            left.len() == 1 && left[0].contains("`rtbh` may have") && left[0].contains("203.0.113.1/32"),
+            "{left:?}"
+        );
+    }
+    assert_eq!(life(true, &[], &[]).len(), 1, "of an earlier life");
+    // It answers, and has nothing of ours.
+    assert_eq!(life(false, &[], &[]), [""; 0]);
+    assert_eq!(life(true, &[], &[]), [""; 0]);
+    assert_eq!(fs::read_dir(place.state()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_route_is_remembered_until_its_plane_has_looked() {
+    let place = Place::new();
+    let config = place.parse(&bgp(64500));
+    let both = [hole(1, "rtbh", "203.0.113.1/32"), hole(2, "rtbh", "203.0.113.2/32")];
+    let mut planes = Planes { routes: Routes::open(&config, &[]).routes, ..Planes::default() };
+    planes.planes.push(spawn(Memory { name: "rtbh".to_owned(), there: There::default() }, &[]));
+    planes.follow((&both, 1));
+    assert_eq!(planes.routes().unwrap().len(), 2);
+    planes.follow((&both[..1], 2));
+    let until = Instant::now() + Duration::from_secs(60);
+    while planes.routes().unwrap().len() > 1 {
+        assert!(Instant::now() < until, "it is there still");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(planes.routes().unwrap()[0].step, both[0]);
+    planes.stop();
+    // Where there is no BGP, nothing is to be written down.
+    assert_eq!(Planes::default().routes(), None);
+}
+
 #[test]
 fn what_no_plane_looks_after_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("state");
-    let parse = |more: &str| {
-        let text = format!("[paths]\nstate = \"{}\"\n{more}", state.display());
-        Config::parse(&text, "t.toml").unwrap()
-    };
+    let place = Place::new();
+    let (state, parse) = (place.state(), |more: &str| place.parse(more));
     let scrub = |name: &str| {
         format!(
             "[[scrub]]\nname = \"{name}\"\nprovider = \"webhook\"\nendpoint = \"https://noc.example.net\"\n\
              credentials = \"credential:noc\"\nprefixes = [\"203.0.113.0/24\"]\n"
         )
     };
-    let bgp = |asn: u32| format!("[bgp]\ndaemon = \"gobgp\"\nasn = {asn}\nown_prefixes = [\"203.0.113.0/24\"]\n");
     fs::create_dir_all(state.join("scrub")).unwrap();
     let entry = |item: &str, phase: &str, ours: bool| {
         format!(
@@ -95,20 +174,39 @@ fn what_no_plane_looks_after_is_named() {
     let journal = format!("{{\"version\":1,\"entries\":[{}]}}", entries.join(","));
     fs::write(state.join("scrub/old.json"), journal).unwrap();
     let live = [hole(1, "rtbh", "203.0.113.1/32"), hole(2, "gone", "203.0.113.2/32")];
+    let named = |live: &[Step], text: &str| {
+        let config = parse(text);
+        let Found { lost, told, .. } = Routes::open(&config, live);
+        assert_eq!(told, [""; 0]);
+        orphans(&config, live, &lost)
+    };
     // As it was: the provider is named `old`, and routes go through a daemon.
-    let whole = parse(&(bgp(64500) + &scrub("old") + &scrub("gone")));
-    assert_eq!(orphans(&whole, &live), Vec::<String>::new());
-    // The providers were renamed, and the AS is another.
-    let told = orphans(&parse(&(bgp(64501) + &scrub("new"))), &live);
-    let parts =
-        [["`old`", "1 things", "one"], ["`gone`", "203.0.113.2/32", "by hand"], ["64500:", "64501:", "203.0.113.1/32"]];
-    assert_eq!(told.len(), parts.len(), "{told:#?}");
-    for (told, parts) in told.iter().zip(parts) {
-        assert!(parts.iter().all(|part| told.contains(part)), "{parts:?}: {told}");
+    assert_eq!(named(&live, &(bgp(64500) + &scrub("old") + &scrub("gone"))), [""; 0]);
+    // The providers were renamed, and the AS is another. It is said at every start, until somebody has done something.
+    for _ in 0..2 {
+        let told = named(&live, &(bgp(64501) + &scrub("new")));
+        let parts = [
+            ["`old`", "1 things", "one"],
+            ["`gone`", "203.0.113.2/32", "by hand"],
+            ["64500:", "64501:", "203.0.113.1/32"],
+        ];
+        assert_eq!(told.len(), parts.len(), "{told:#?}");
+        for (told, parts) in told.iter().zip(parts) {
+            assert!(parts.iter().all(|part| told.contains(part)), "{parts:?}: {told}");
+        }
     }
-    // No BGP any more.
-    let told = orphans(&parse(&(scrub("old") + &scrub("gone"))), &live);
-    assert!(told.len() == 1 && told[0].contains("`rtbh`") && told[0].contains("203.0.113.1/32"), "{told:#?}");
+    // No BGP any more, and what the ladder had is long forgotten.
+    let told = named(&[], &scrub("old"));
+    assert!(told.len() == 1, "{told:#?}");
+    assert!(["64500:", "203.0.113.1/32", "no [bgp]", ORPHANS].iter().all(|part| told[0].contains(part)), "{told:#?}");
+    // It is configured as it was: a plane looks after it.
+    let of = |asn: u32| Routes::open(&parse(&(bgp(asn) + &scrub("old"))), &[]);
+    let Found { routes, lost, .. } = of(64500);
+    assert_eq!((routes.steps().collect::<Vec<_>>(), lost.len()), (vec![&live[0]], 0));
+    // Or somebody has withdrawn it by hand.
+    assert_eq!(of(64501).lost.len(), 1);
+    fs::remove_file(state.join(ORPHANS)).unwrap();
+    assert_eq!((of(64501).lost.len(), of(64500).routes.steps().count()), (0, 0));
 }
 
 #[test]
