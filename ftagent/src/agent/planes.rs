@@ -305,6 +305,10 @@ impl Witness for AuditWitness {
         self.0.before(entry(act).with(Outcome::Asked))
     }
 
+    fn before_back(&self, act: &Act) {
+        self.0.after(entry(act).with(Outcome::Asked));
+    }
+
     fn after(&self, act: &Act, result: Result<(), &str>) {
         self.0.after(done(act, result));
     }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde_json::Value;
-use tracing::warn;
 
 use super::{
     Listing, Shared, Speaker, check, marker,
@@ -191,7 +190,7 @@ impl Announcer {
         Act { verb, plane, subject, incident: incident.to_owned(), reason: reason.to_owned(), before, after }
     }
 
-    /// Does something, unless the same failed just now. What is taken back does not wait for the audit log.
+    /// Does something, unless the same failed just now. What is taken back waits for no disk.
     fn attempt(
         &mut self,
         nlri: &Nlri,
@@ -203,13 +202,13 @@ impl Announcer {
         if let Some(held) = self.held.get(&key).filter(|held| Instant::now() < held.until) {
             return Err(held.why.clone());
         }
-        let written = witness.before(act).or_else(|why| {
-            if act.verb != WITHDRAW {
-                return Err(why);
+        let written = match act.verb {
+            WITHDRAW => {
+                witness.before_back(act);
+                Ok(())
             }
-            warn!(plane = act.plane, subject = act.subject, %why, "It is withdrawn without a line in the audit log.");
-            Ok(())
-        });
+            _ => witness.before(act),
+        };
         let result = written.and_then(|()| {
             let result = deed(&mut *self.speaker.lock().unwrap_or_else(PoisonError::into_inner));
             witness.after(act, result.as_ref().copied().map_err(String::as_str));

@@ -63,11 +63,16 @@ struct Diary(Mutex<Vec<String>>, bool);
 
 impl Witness for Diary {
     fn before(&self, act: &Act) -> Result<(), String> {
+        assert_eq!(act.verb, "announce", "only this may wait");
         if self.1 {
             return Err("the disk is full".to_owned());
         }
-        self.0.lock().unwrap().push(format!("{} {} [{}]", act.verb, act.subject, act.incident));
+        self.before_back(act);
         Ok(())
+    }
+
+    fn before_back(&self, act: &Act) {
+        self.0.lock().unwrap().push(format!("{} {} [{}]", act.verb, act.subject, act.incident));
     }
 
     fn after(&self, _: &Act, result: Result<(), &str>) {

@@ -36,11 +36,17 @@ pub struct Act {
 
 /// Who writes down what is done upstream.
 pub trait Witness: Send + Sync {
-    /// Called before the act; it is on disk when this returns.
+    /// Called before something is asked for; it is on disk when this returns.
     ///
     /// # Errors
     /// Why it must not be done: the log cannot be written, and the operator wants no act without it.
     fn before(&self, act: &Act) -> Result<(), String>;
+    /// Called before something is taken back. One who would wait for a disk in [`Self::before`] must not do so here:
+    /// whatever hangs, what hits customers goes at once.
+    fn before_back(&self, act: &Act) {
+        // What is taken back is taken back, written down or not.
+        let _taken_back: Result<(), String> = self.before(act);
+    }
     /// Called after it, with why it failed where it did.
     fn after(&self, act: &Act, result: Result<(), &str>);
 }

@@ -60,6 +60,10 @@ struct Shared {
     /// Those of the lost that the log does not know of yet.
     undeclared: AtomicU64,
     failures: AtomicU64,
+    /// Times that the disk was done with what it was given.
+    answers: AtomicU64,
+    /// What that was, plus one, when somebody last waited for it in vain: nobody else does until it goes on.
+    awaited: AtomicU64,
     unsigned: AtomicU64,
     seq: AtomicU64,
     words: Mutex<Words>,
@@ -147,7 +151,8 @@ impl AuditLog {
         self.0.as_deref().map(|handle| handle.dir.as_path())
     }
 
-    /// Logs what is about to be done, and waits until it is on disk: three seconds at most.
+    /// Logs what is about to be done, and waits until it is on disk: three seconds at most, and not at all while the
+    /// disk owes an answer for which somebody has waited so long.
     ///
     /// # Errors
     /// Where it is not on disk and `audit.on_failure` is `refuse`: it must not be done then. With `act` it
@@ -222,14 +227,17 @@ impl AuditLog {
 impl Handle {
     fn before(&self, entry: Entry) -> Result<(), String> {
         let (ack, wait) = sync_channel(1);
-        if !self.send(Message::Entry(Box::new(Stamped::new(entry, false)), Some(ack)), PATIENCE) {
+        let awaited = self.shared.answers.load(Ordering::Relaxed) + 1;
+        let hangs = self.shared.awaited.load(Ordering::Relaxed) == awaited;
+        let patience = if hangs { Duration::ZERO } else { PATIENCE };
+        if !self.send(Message::Entry(Box::new(Stamped::new(entry, false)), Some(ack)), patience) {
             self.shared.lose(1);
             return Err("too much waits for the disk already".to_owned());
         }
-        match wait.recv_timeout(PATIENCE) {
-            Ok(result) => result,
-            Err(_) => Err(format!("the disk has not answered for {} s", PATIENCE.as_secs())),
-        }
+        wait.recv_timeout(patience).unwrap_or_else(|_| {
+            self.shared.awaited.store(awaited, Ordering::Relaxed);
+            Err(format!("the disk has not answered for {} s", PATIENCE.as_secs()))
+        })
     }
 
     /// Puts a message in the queue, and waits for a place where there is none.
@@ -337,7 +345,9 @@ impl Writer {
     /// Does what there is to do, or fails those who wait where it is too early for another try.
     fn turn(&mut self) {
         if self.retry.is_none_or(|retry| Instant::now() >= retry) {
-            match self.work() {
+            let result = self.work();
+            self.shared.answers.fetch_add(1, Ordering::Relaxed);
+            match result {
                 Ok(()) => self.worked(),
                 Err(error) => self.failed(&error),
             }

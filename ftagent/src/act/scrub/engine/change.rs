@@ -42,12 +42,7 @@ impl<P: Provider> Engine<P> {
         }
         self.busy.remove(group);
         let backs = self.acts(&batch.remove, false);
-        for act in &backs {
-            if let Err(why) = witness.before(act) {
-                warn!(plane = self.name, subject = act.subject, %why, "It is taken back without a line in the audit log.");
-                round.trouble = Some(why);
-            }
-        }
+        backs.iter().for_each(|act| witness.before_back(act));
         let mut asks = self.acts(&batch.add, true);
         if let Some((written, why)) = first_error(asks.iter().map(|act| witness.before(act))) {
             asks.truncate(written);

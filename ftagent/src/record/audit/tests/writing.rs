@@ -73,6 +73,30 @@ fn what_cannot_be_written_is_kept_lost_counted_and_told() {
 }
 
 #[test]
+fn a_disk_that_hangs_is_waited_for_once() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = dir(state.path());
+    segments::make_dir(&dir).unwrap();
+    // Whoever reads the key waits until somebody writes it: a disk that does not answer.
+    let key = dir.join("key.pem");
+    nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+    let log = start(state.path(), &Audit { on_failure: OnAuditFailure::Refuse, ..rules() });
+    let begun = std::time::Instant::now();
+    for number in 0..40 {
+        assert!(log.before(entry(number)).unwrap_err().contains("has not answered for 3 s"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "three seconds each would be two minutes");
+    // It answers: there is no key, so another log begins, and has all that waited.
+    let answer = fs::File::options().write(true).open(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    drop(answer);
+    wait_until("the disk's answer", || log.metrics().unwrap().entries > 40);
+    log.before(entry(40)).unwrap();
+    log.stop();
+    assert_eq!(actions(&dir).iter().filter(|action| *action == "block.add").count(), 41);
+}
+
+#[test]
 fn nothing_is_logged_where_nothing_is_to_be() {
     let state = tempfile::tempdir().unwrap();
     let log = start(state.path(), &Audit { enabled: false, ..rules() });
