@@ -72,7 +72,7 @@ fn scrub(config: &Config) -> Vec<Result<Opened, String>> {
 }
 
 /// Makes the drivers that the configuration names. What cannot be opened is told, and left out: the rungs of other
-/// planes are of use all the same.
+/// planes are of use all the same. So is what drivers found that is not in order.
 pub(super) fn open(config: &Config) -> (Vec<Opened>, Vec<String>) {
     gather(CONSTRUCTORS.iter().flat_map(|construct| construct(config)))
 }
@@ -84,7 +84,10 @@ fn gather(opened: impl Iterator<Item = Result<Opened, String>>) -> (Vec<Opened>,
             Ok((_, driver)) if drivers.iter().any(|(_, known)| known.plane() == driver.plane()) => {
                 told.push(format!("two planes are called `{}`: the second is not used", driver.plane()));
             }
-            Ok(driver) => drivers.push(driver),
+            Ok(driver) => {
+                told.extend(driver.1.found().map(str::to_owned));
+                drivers.push(driver);
+            }
             Err(why) => told.push(why),
         }
     }

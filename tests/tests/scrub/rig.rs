@@ -282,6 +282,11 @@ impl Rig {
         self.report_of(&wanted)
     }
 
+    /// Returns what the driver found at its start that was not in order.
+    pub fn found(&self) -> Option<&str> {
+        self.driver.as_ref().unwrap().found()
+    }
+
     /// Looks once, and returns how the step is.
     pub fn look(&mut self, wanted: bool) -> Standing {
         self.report(wanted).steps.first().map(|(_, standing)| standing.clone()).expect("a step that is wanted")

@@ -387,6 +387,10 @@ impl<P: Provider> Driver for Engine<P> {
     fn interval(&self) -> Duration {
         self.interval
     }
+
+    fn found(&self) -> Option<&str> {
+        self.journal.damage.as_deref()
+    }
 }
 
 #[cfg(test)]

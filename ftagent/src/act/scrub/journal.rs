@@ -32,7 +32,8 @@ pub(super) struct Entry<I> {
 pub(super) struct Journal<I> {
     path: PathBuf,
     pub entries: Vec<Entry<I>>,
-    /// What is wrong with the file that was found, for people; it was set aside.
+    /// What is wrong with the file that was found, for people; it was set aside. No trouble of the plane, which can do
+    /// whatever is asked of it.
     pub damage: Option<String>,
     dirty: bool,
 }

@@ -66,6 +66,11 @@ pub trait Driver: Send {
     /// change of what is wanted, and every [`Self::interval`].
     fn reconcile(&mut self, wanted: &[Step], witness: &dyn Witness) -> Report;
 
+    /// Returns what the operator should know of what an earlier life left. It is told once, and no trouble of the plane.
+    fn found(&self) -> Option<&str> {
+        None
+    }
+
     /// Returns how often to look while nothing changes.
     fn interval(&self) -> Duration {
         Duration::from_secs(1)

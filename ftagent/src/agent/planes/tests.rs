@@ -238,5 +238,13 @@ fn a_provider_does_what_it_takes() {
         assert_eq!(rungs, [("noc", kind)]);
         let policy = config.ladder.policy(&names(&drivers));
         assert_eq!((policy.rungs[0].kind, policy.rungs[0].plane()), (Kind::BlackHole, "noc"));
+        // A journal that is damaged is told, once, and nothing is left out.
+        fs::create_dir_all(dir.path().join("scrub")).unwrap();
+        fs::write(dir.path().join("scrub/noc.json"), "damaged").unwrap();
+        for told_now in [1, 0] {
+            let (drivers, told) = open(&config);
+            assert_eq!((drivers.len(), told.len()), (1, told_now), "{told:?}");
+            assert!(told.iter().all(|why| why.contains("was set aside")), "{told:?}");
+        }
     }
 }

@@ -30,7 +30,7 @@ impl<P: Provider> Engine<P> {
             plane: self.name.clone(),
             steps: wanted.iter().map(|step| (step.id, of_step(step))).collect(),
             leaving: round.leaving,
-            trouble: paused.or(round.trouble).or_else(|| self.journal.damage.clone()),
+            trouble: paused.or(round.trouble),
         }
     }
 
