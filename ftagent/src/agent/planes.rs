@@ -4,8 +4,8 @@ pub(super) mod routes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, Take},
     decide::ladder::{Kind, Report, Saved, Step},
     record::{
-        audit::{self, AuditLog, Entry, Outcome},
+        audit::{Actor, AuditLog, Entry, OfflineLog, Outcome},
         ladder,
         routes::{Asked, OWN, save},
     },
@@ -240,9 +240,10 @@ pub(super) fn orphans(config: &Config, live: &[Step], lost: &[Asked]) -> Vec<Str
     told
 }
 
-/// Takes back what is upstream where no daemon runs that could. Returns what is still there, or may be.
-pub(crate) fn clear_of(config: &Config) -> Vec<String> {
-    let (state, rules) = (&config.paths.state, config.audit.clone());
+/// Takes back what is upstream where no daemon runs that could. What is done is written into `log`, as done by `actor`.
+/// Returns what is still there, or may be.
+pub(crate) fn clear_of(config: &Config, log: Option<Arc<OfflineLog>>, actor: Actor) -> Vec<String> {
+    let state = &config.paths.state;
     if !state.exists() {
         return Vec::new();
     }
@@ -254,7 +255,7 @@ pub(crate) fn clear_of(config: &Config) -> Vec<String> {
     let any = !live.is_empty() || routes.steps().next().is_some() || !act::scrub::listed(state).is_empty();
     let (drivers, told) = open(config);
     left.extend(told.into_iter().filter(|_| any));
-    let witness: Arc<dyn Witness> = Arc::new(Offline { state: state.clone(), rules, turn: Mutex::default() });
+    let witness: Arc<dyn Witness> = Arc::new(Offline { log, actor });
     let mut planes = Vec::new();
     for (_, driver) in drivers {
         match Plane::spawn(driver, Arc::clone(&witness), Box::new(|_| {})) {
@@ -273,16 +274,15 @@ pub(crate) fn clear_of(config: &Config) -> Vec<String> {
 
 /// Writes into the audit log where no daemon runs.
 struct Offline {
-    state: PathBuf,
-    rules: config::Audit,
-    /// One plane at a time has the log.
-    turn: Mutex<()>,
+    /// None: nothing is logged.
+    log: Option<Arc<OfflineLog>>,
+    actor: Actor,
 }
 
 impl Offline {
     fn write(&self, entry: Entry) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = audit::append_offline(&self.state, &self.rules, vec![entry]) {
+        let Some(log) = &self.log else { return };
+        if let Err(error) = log.add(entry.by(self.actor.clone())) {
             warn!(error = %crate::chain(&error), "The audit log cannot be written.");
         }
     }
@@ -338,6 +338,8 @@ mod tests;
 #[cfg(test)]
 pub(super) mod memory {
     //! A plane in memory that is strict: it refuses what no real one could take.
+
+    use std::sync::{Mutex, PoisonError};
 
     use serde_json::Value;
 

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     decide::ladder::{Standing, What},
-    record::routes::ORPHANS,
+    record::{
+        audit::{self, ActorKind, append_offline, read},
+        routes::ORPHANS,
+    },
 };
 
 struct Silent;
@@ -151,6 +154,32 @@ fn a_route_is_remembered_until_its_plane_has_looked() {
     planes.stop();
     // Where there is no BGP, nothing is to be written down.
     assert_eq!(Planes::default().routes(), None);
+}
+
+#[test]
+fn what_an_operator_takes_back_is_in_the_log_as_his() {
+    let place = Place::new();
+    let config = place.parse("");
+    let (state, operator) = (place.state(), Actor::operator(1000, "ann"));
+    let ends = ["daemon.start", "daemon.stop"].map(|action| Entry::new(action, "1"));
+    append_offline(&state, &config.audit, ends.into()).unwrap();
+    // More acts than the daemon has lines behind its end.
+    let steps: Vec<Step> = (0..150).map(|i| hole(i, "rtbh", &format!("203.0.113.{i}/32"))).collect();
+    let there = There::default();
+    there.lock().unwrap().extend(steps.iter().cloned());
+    let log = OfflineLog::open(&state, &config.audit).unwrap().map(Arc::new);
+    let witness = Offline { log: log.clone(), actor: operator };
+    let driver = Box::new(Memory { name: "rtbh".to_owned(), there: Arc::clone(&there) });
+    let plane = Plane::spawn(driver, Arc::new(witness), Box::new(|_| {})).unwrap();
+    let left = Planes { planes: vec![plane], ..Planes::default() }.clear(&state, CLEARING * 6, &steps, &|| {});
+    assert_eq!((left.len(), there.lock().unwrap().len()), (0, 0));
+    log.unwrap().sign().unwrap();
+    let dir = audit::dir(&state);
+    assert!(read::without_end(&dir).unwrap().is_none(), "the life before wrote its end");
+    let lines = read::Reader::new(&dir, read::Wanted::default()).next(usize::MAX).unwrap();
+    let acts = lines.iter().filter(|(_, line)| line.action == "rtbh.withdraw");
+    let kinds: Vec<ActorKind> = acts.filter_map(|(_, line)| line.actor.as_ref()).map(|actor| actor.kind).collect();
+    assert_eq!(kinds, [ActorKind::Operator; 300]);
 }
 
 #[test]

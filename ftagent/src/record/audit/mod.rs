@@ -12,6 +12,7 @@ mod entry;
 mod flags;
 mod key;
 mod line;
+mod offline;
 pub mod read;
 mod recover;
 mod segments;
@@ -28,13 +29,12 @@ use std::{
 
 use thiserror::Error;
 
-use crate::config::Audit;
-
 pub use checkpoint::{Checkpoint, Statement};
 pub use entry::{Actor, ActorKind, Entry, Outcome};
 pub use flags::release;
 pub use key::{PUBLIC, key_id, read_public};
 pub use line::hex;
+pub use offline::{OfflineLog, append_offline};
 pub use segments::CHECKPOINTS;
 pub use verify::{Asked, Report, verify};
 pub use walk::Fault;
@@ -75,21 +75,4 @@ impl AuditError {
 /// Returns where the log is.
 pub fn dir(state: &Path) -> PathBuf {
     state.join("audit")
-}
-
-/// Adds entries where no daemon runs that could: for commands of root that act by themselves. They are
-/// signed and on disk when this returns.
-///
-/// # Errors
-/// Where a daemon runs, and what the file system says.
-pub fn append_offline(state: &Path, rules: &Audit, entries: Vec<Entry>) -> Result<(), AuditError> {
-    if !rules.enabled {
-        return Ok(());
-    }
-    let (mut chain, notes) = chain::Chain::open(&dir(state), rules.clone())?;
-    for entry in notes.into_iter().chain(entries) {
-        chain.append(&entry::Stamped::new(entry, false));
-    }
-    chain.checkpoint();
-    chain.flush()
 }
