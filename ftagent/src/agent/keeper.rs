@@ -57,8 +57,11 @@ pub(super) struct Keeper {
     /// What the file knows of routes; `None` until it is written.
     routes: Option<Vec<routes::Asked>>,
     /// What those who tell people know to be upstream, and for which incident.
-    upstream: Option<(String, Vec<String>)>,
+    upstream: Option<Beyond>,
 }
+
+/// What is done upstream, a line each, and for which incident.
+type Beyond = (String, Vec<String>);
 
 /// The thread that records.
 pub(super) struct Running {
@@ -235,17 +238,9 @@ impl Keeper {
         let view = self.brain.ladder();
         let lines = upstream_text(&view);
         let now = view.incident.filter(|_| !lines.is_empty()).map(|incident| (incident, lines));
-        if now == self.upstream {
-            return;
+        if now != self.upstream {
+            self.upstream = hand_over(self.upstream.take(), now, |id, lines| post.upstream(id, lines));
         }
-        let before = self.upstream.take().filter(|(id, _)| now.as_ref().is_none_or(|(now, _)| now != id));
-        let ended = before.as_ref().is_none_or(|(id, _)| post.upstream(id, Vec::new()));
-        if !ended {
-            // There was no room for it: again in a second.
-            self.upstream = before;
-            return;
-        }
-        self.upstream = now.filter(|(id, lines)| post.upstream(id, lines.clone()));
     }
 
     fn write_checkpoint(&self) -> io::Result<()> {
@@ -278,6 +273,20 @@ fn trouble(what: &str, error: &io::Error) -> String {
         "{what} cannot be saved ({error}): detection goes on, a restart would lose what is new; look at the disk of \
          `paths.state`, it is tried again every minute"
     )
+}
+
+/// Hands over what is done upstream, by an incident and its lines; `tell` says whether there was room for that. Returns
+/// what is known now of those who tell people: where it is not what it should be, it is tried again in a second.
+fn hand_over(known: Option<Beyond>, now: Option<Beyond>, tell: impl Fn(&str, Vec<String>) -> bool) -> Option<Beyond> {
+    let (same, other) = match known {
+        Some(known) if now.as_ref().is_some_and(|(id, _)| *id == known.0) => (Some(known), None),
+        known => (None, known),
+    };
+    match (other, now) {
+        (Some(other), _) if !tell(&other.0, Vec::new()) => Some(other),
+        (_, Some((id, lines))) if tell(&id, lines.clone()) => Some((id, lines)),
+        _ => same,
+    }
 }
 
 /// Hands an event over to those who tell people.
@@ -331,5 +340,45 @@ fn tell(event: &Event, incident: Option<&Incident>) {
             warn!(incident = %id, %rung, turn = turn.as_str(), %what, "The ladder moved.");
         }
         (Event::Notice { what }, _) => info!(%what, "Noticed."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// What is known, what is so, how many words find room, what is told, and what is known then.
+    type Row = (Option<Beyond>, Option<Beyond>, usize, &'static [&'static str], Option<Beyond>);
+
+    #[test]
+    fn what_is_upstream_is_told_until_it_is_known() {
+        let beyond = |id: &str, lines: &[&str]| Some((id.to_owned(), lines.iter().map(ToString::to_string).collect()));
+        let rows: [Row; 8] = [
+            (None, beyond("a", &["x"]), 1, &["a x"], beyond("a", &["x"])),
+            (None, beyond("a", &["x"]), 0, &[], None),
+            (beyond("a", &["x"]), beyond("a", &["x", "y"]), 1, &["a x y"], beyond("a", &["x", "y"])),
+            // No room: those who tell people have the old lines still, and the end of these is news to them.
+            (beyond("a", &["x"]), beyond("a", &["x", "y"]), 0, &[], beyond("a", &["x"])),
+            (beyond("a", &["x"]), None, 1, &["a "], None),
+            (beyond("a", &["x"]), None, 0, &[], beyond("a", &["x"])),
+            (beyond("a", &["x"]), beyond("b", &["z"]), 2, &["a ", "b z"], beyond("b", &["z"])),
+            (beyond("a", &["x"]), beyond("b", &["z"]), 1, &["a "], None),
+        ];
+        for (known, now, room, words, then) in rows {
+            let (left, told) = (Cell::new(room), RefCell::new(Vec::new()));
+            let tell = |id: &str, lines: Vec<String>| {
+                let room = left.get() > 0;
+                if room {
+                    left.set(left.get() - 1);
+                    told.borrow_mut().push(format!("{id} {}", lines.join(" ")));
+                }
+                room
+            };
+            let case = format!("{known:?} {now:?} {room}");
+            assert_eq!(hand_over(known, now, tell), then, "{case}");
+            assert_eq!(*told.borrow(), words, "{case}");
+        }
     }
 }
