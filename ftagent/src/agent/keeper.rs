@@ -114,11 +114,12 @@ pub(super) fn open(state: &Path, trust_after: Duration, mode: Mode) -> io::Resul
 }
 
 impl Keeper {
-    /// Starts the thread.
+    /// Starts the thread. `ladder` is what an earlier life wrote down of it.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub(super) fn spawn(self, log: &AuditLog, post: Post) -> io::Result<Running> {
+    pub(super) fn spawn(mut self, ladder: Option<Saved>, log: &AuditLog, post: Post) -> io::Result<Running> {
+        self.ladder = ladder;
         let (brain, trail) = (self.brain.clone(), Trail::new(log.clone()));
         thread::Builder::new().name("record".into()).spawn(move || self.run(trail, &post))?;
         Ok(Running { brain })
@@ -348,6 +349,22 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_over_is_written_though_nothing_was_up_in_this_life() {
+        let dir = tempfile::tempdir().unwrap();
+        ladder::save(dir.path(), &Saved::in_attack()).unwrap();
+        // The ladder is off now: it does not go on with it.
+        let Opened { keeper, .. } = open(dir.path(), Duration::from_secs(600), Mode::Enforce).unwrap();
+        let audit = AuditLog::default();
+        let (post, _) = Post::start(dir.path(), &Config::default().alerts, audit.clone()).unwrap();
+        let (saved, _) = ladder::load(dir.path());
+        let running = keeper.spawn(saved, &audit, post.clone()).unwrap();
+        running.stop();
+        post.stop();
+        assert_eq!(ladder::load(dir.path()), (Some(Saved::default()), None));
+    }
 
     /// What is known, what is so, how many words find room, what is told, and what is known then.
     type Row = (Option<Beyond>, Option<Beyond>, usize, &'static [&'static str], Option<Beyond>);

@@ -49,8 +49,9 @@ impl Agent {
         }
     }
 
-    /// Starts the planes' threads, with what an earlier life of the daemon left upstream.
-    pub(super) fn start_planes(&mut self) {
+    /// Starts the planes' threads, with what an earlier life of the daemon left upstream. Returns what it had written
+    /// down.
+    pub(super) fn start_planes(&mut self) -> Option<Saved> {
         let (saved, told) = ladder::load(&self.config.paths.state);
         if let Some(why) = told {
             warn!("{why}");
@@ -65,7 +66,8 @@ impl Agent {
         if saved.as_ref().is_some_and(Saved::is_up) {
             info!("The ladder goes on where an earlier life of the daemon stopped.");
         }
-        self.brain.start_planes(std::mem::take(&mut self.drivers), routes, saved, &self.audit);
+        self.brain.start_planes(std::mem::take(&mut self.drivers), routes, saved.clone(), &self.audit);
+        saved
     }
 
     /// Tells the ladder its policy, and what may never be black-holed.

@@ -271,12 +271,12 @@ impl Agent {
                 Err(error) => warn!(%error, "Capabilities could not be dropped."),
             }
             let post = self.start_alerts()?;
-            let keeper = self.keeper.take().context("the agent runs once")?;
-            let keeper = keeper.spawn(&self.audit, post.clone()).context("starting to record")?;
             let (shared, latest) = (Arc::clone(&self.sources.shared), Arc::new(Latest::default()));
             watch::spawn(self.host.clone(), Arc::clone(&latest)).context("starting to watch the host")?;
             self.start_recorder()?;
-            self.start_planes();
+            let saved = self.start_planes();
+            let keeper = self.keeper.take().context("the agent runs once")?;
+            let keeper = keeper.spawn(saved, &self.audit, post.clone()).context("starting to record")?;
             let poll = self.poll(&latest)?.spawn(Arc::clone(&shared)).context("starting the poll loop")?;
             self.publish_facts();
             if let Some(listener) = listener {

@@ -35,6 +35,12 @@ impl Saved {
         states.flat_map(|state| state.steps.iter().cloned()).collect()
     }
 
+    /// As it is in an attack, before anything is asked for.
+    #[cfg(test)]
+    pub(crate) fn in_attack() -> Self {
+        Self { climb: Some(Climb::default()), ..Self::default() }
+    }
+
     /// Returns what is left of it when everything was taken back.
     pub fn over(self) -> Self {
         Self { climb: None, ..self }
