@@ -91,14 +91,17 @@ impl Agent {
 
 /// Says what is upstream, and what waits to be: a line for each rung, `what: more`.
 pub(super) fn upstream_text(view: &LadderStatus) -> Vec<String> {
+    // A rung stays where it was when nothing may be asked for any more; its steps are taken back all the same.
+    let acts = view.mode == LadderMode::On && view.held_back.is_none();
     let line = |rung: &RungView| {
         let how = match rung.state.as_str() {
+            "dry-run" => "would be asked for upstream (dry run)",
+            _ if !acts => return None,
             "present" => "is in force upstream",
             "asked" => "is asked for upstream",
             "asking" => "waits for approval",
             "probing" => "is probed upstream",
             "watching" => "is taken back for a moment",
-            "dry-run" => "would be asked for upstream (dry run)",
             _ => return None,
         };
         let steps: Vec<&str> = rung.steps.iter().map(|step| step.what.as_str()).collect();
@@ -190,6 +193,13 @@ mod tests {
                 ),
             ]
         );
+        // Nothing may be asked for any more: what is there is taken back, whatever the rungs say.
+        let mut dry = view.clone();
+        dry.rungs.push(rung("flowspec", Kind::Filter, "dry-run", None));
+        let would = ["flowspec would be asked for upstream (dry run): black hole for 192.0.2.7/32"];
+        let held_back = Some("the daemon drops nothing by itself now".to_owned());
+        assert_eq!(upstream_text(&LadderStatus { held_back, ..dry.clone() }), would);
+        assert_eq!(upstream_text(&LadderStatus { mode: LadderMode::DryRun, ..dry }), would);
         let off = LadderStatus { mode: LadderMode::Off, ..view };
         assert_eq!(plane_troubles(&off), []);
     }
