@@ -52,9 +52,15 @@ impl ExaBgp {
     /// Reads what neighbours there are.
     fn neighbours(&mut self) -> Result<BTreeMap<String, Neighbour>, String> {
         let command = "show neighbor extensive";
-        let lines = self.link.ask(command)?;
+        let mut lines = self.link.ask(command)?;
+        if lines.is_empty() {
+            // Another may have got the answer. Asked again, when nothing more comes of that, it has no neighbours.
+            self.link.doubt();
+            lines = self.link.ask(command)?;
+        }
         let neighbours = text::neighbours(&lines);
-        let whole = !neighbours.is_empty() && !lines.iter().any(|line| line.starts_with(text::LISTED));
+        let whole =
+            neighbours.is_empty() == lines.is_empty() && !lines.iter().any(|line| line.starts_with(text::LISTED));
         if whole { Ok(neighbours) } else { Err(self.link.astray(command, lines.first().map(String::as_str))) }
     }
 
@@ -179,12 +185,28 @@ mod tests {
         });
     }
 
-    #[test]
-    fn anothers_use_of_the_pipes_is_no_route_that_is_gone() {
+    fn pipes() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for name in ["exabgp.in", "exabgp.out"] {
             mkfifo(&dir.path().join(name), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         }
+        dir
+    }
+
+    /// Lists for the first time.
+    fn first(exabgp: &mut ExaBgp) -> Listing {
+        loop {
+            match exabgp.list(Kind::BlackHole) {
+                // It has still to open its end.
+                Err(why) if why.contains("nobody reads") => thread::sleep(Duration::from_millis(1)),
+                other => return other.unwrap(),
+            }
+        }
+    }
+
+    #[test]
+    fn anothers_use_of_the_pipes_is_no_route_that_is_gone() {
+        let dir = pipes();
         let answers = vec![
             NEIGHBOURS,
             ROUTE,
@@ -199,17 +221,15 @@ mod tests {
             // The whole listing went to another; read again, it is there.
             "",
             ROUTE,
+            // So did the neighbours.
+            "",
+            NEIGHBOURS,
+            ROUTE,
         ];
         daemon(dir.path().to_owned(), answers);
         let mut exabgp = ExaBgp::new(dir.path().to_owned(), "64500:1:2".parse().unwrap());
         let routes = |listing: Listing| listing.routes.len();
-        let first = loop {
-            match exabgp.list(Kind::BlackHole) {
-                // It has still to open its end.
-                Err(why) if why.contains("nobody reads") => thread::sleep(Duration::from_millis(1)),
-                other => break other.unwrap(),
-            }
-        };
+        let first = first(&mut exabgp);
         let life = first.life;
         assert_eq!(routes(first), 1);
         let told = |result: Result<Listing, String>| result.unwrap_err().contains("does another program use the pipes");
@@ -217,7 +237,20 @@ mod tests {
         assert!(told(exabgp.list(Kind::BlackHole)), "half a line");
         let order = exabgp.order("announce route 203.0.113.9/32 next-hop 192.0.2.1");
         assert!(order.is_err_and(|why| why.contains("`announce route")), "answered by a listing");
-        let last = exabgp.list(Kind::BlackHole).unwrap();
-        assert_eq!((last.life, last.routes.len()), (life, 1));
+        for _ in ["its routes", "its neighbours"] {
+            let last = exabgp.list(Kind::BlackHole).unwrap();
+            assert_eq!((last.life, last.routes.len(), last.unheard), (life, 1, None));
+        }
+    }
+
+    #[test]
+    fn one_without_neighbours_is_told_to_name_some() {
+        let dir = pipes();
+        // Neither neighbours, asked twice, nor routes.
+        daemon(dir.path().to_owned(), vec!["", "", ""]);
+        let mut exabgp = ExaBgp::new(dir.path().to_owned(), "64500:1:2".parse().unwrap());
+        let listing = first(&mut exabgp);
+        assert_eq!(listing.routes.len(), 0);
+        assert!(listing.unheard.is_some_and(|why| why.contains("name it in the neighbour's `family`")));
     }
 }
