@@ -5,14 +5,35 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::rule::{Action, Origin, Rule};
 
-/// A kernel that refuses what has one of these words in it, and remembers the rest.
+/// A kernel that refuses what has one of these words in it, remembers the rest, and lists what that made.
 #[derive(Debug, Default)]
 struct Kernel {
     refuses: Vec<&'static str>,
     tables: Vec<&'static str>,
     ran: Vec<String>,
+    /// What our table has in it.
+    objects: Vec<Value>,
     /// Listings without what sets hold, and with it.
     looks: [usize; 2],
+}
+
+impl Kernel {
+    /// Does a command that adds something, fills a set, or removes the table.
+    fn obey(&mut self, command: &Value) {
+        let Some((verb, object)) = command.as_object().and_then(|command| command.iter().next()) else { return };
+        let Some((kind, body)) = object.as_object().and_then(|object| object.iter().next()) else { return };
+        let is_set = |object: &&mut Value| object.pointer("/set/name") == Some(&body["name"]);
+        match (verb.as_str(), kind.as_str()) {
+            _ if body.get("table").or(body.get("name")) != Some(&json!(words::TABLE)) => {}
+            ("delete", "table") => self.objects.clear(),
+            ("flush", "set") | ("add", "element") => {
+                let set = self.objects.iter_mut().find(is_set).unwrap();
+                set["set"]["elem"] = body.get("elem").cloned().unwrap_or(Value::Null);
+            }
+            ("add", _) => self.objects.push(object.clone()),
+            _ => {}
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -21,25 +42,30 @@ struct Fake(Arc<Mutex<Kernel>>);
 impl Runner for Fake {
     fn run(&mut self, commands: Vec<Value>) -> Result<Vec<Value>, NftError> {
         let mut kernel = self.0.lock().unwrap();
-        let text = Value::Array(commands).to_string();
+        let text = Value::Array(commands.clone()).to_string();
         if text.contains("\"list\":{\"tables\"") {
             let table = |family| json!({ "table": { "family": family, "name": "ftagent" } });
             return Ok(kernel.tables.iter().map(table).collect());
         }
         if text.starts_with("[{\"list\":{\"table\"") {
             kernel.looks[1] += 1;
-            return Ok(Vec::new());
+            return Ok(kernel.objects.clone());
         }
         if let Some(word) = kernel.refuses.iter().find(|word| text.contains(**word)) {
             return Err(NftError::Refused(format!("Error: {word}")));
         }
+        commands.iter().for_each(|command| kernel.obey(command));
         kernel.ran.push(text);
         Ok(Vec::new())
     }
 
     fn terse(&mut self, _: Vec<Value>) -> Result<Vec<Value>, NftError> {
-        self.0.lock().unwrap().looks[0] += 1;
-        Ok(Vec::new())
+        let mut kernel = self.0.lock().unwrap();
+        kernel.looks[0] += 1;
+        let mut objects = kernel.objects.clone();
+        let sets = objects.iter_mut().filter_map(|object| object.get_mut("set")?.as_object_mut());
+        sets.for_each(|set| drop(set.remove("elem")));
+        Ok(objects)
     }
 }
 
@@ -88,19 +114,24 @@ fn what_hung_elsewhere_goes_with_the_same_change() {
 fn long_lists_are_listed_once_a_minute() {
     let entry =
         |i: u32| Entry { net: ipnet::Ipv4Net::new((0x0a00_0000 + 2 * i).into(), 32).unwrap().into(), lasts: None };
-    for (length, whole) in [(4, 120), (1000, 2)] {
+    for (length, whole, seen) in [(4, 121, 121), (1000, 3, 180)] {
         let fake = Fake::default();
         let mut table = Table::new(Box::new(fake.clone()), vec!["lo".to_owned()]);
         table.set_lists(Vec::new(), (0..length).map(entry).collect());
         let begun = Instant::now();
         table.apply(&[], begun).unwrap();
-        for second in 0..120 {
-            let now = begun + Duration::from_secs(second);
-            if table.looks_whole(now) {
-                table.whole = Some(now);
-                table.look(true).unwrap();
-            }
+        let mut look = |second| table.reconcile(&[], begun + Duration::from_secs(second)).unwrap();
+        (0..121).for_each(|second| drop(look(second)));
+        {
+            let mut kernel = fake.0.lock().unwrap();
+            // Without what sets hold: the other times, and once when it was made.
+            assert_eq!((kernel.looks, kernel.ran.len()), ([122 - whole, whole], 1), "{length}");
+            // Somebody empties it: that is seen at the next look at all of it.
+            kernel.obey(&json!({ "flush": Hook::Ingress.object("set", "block4") }));
         }
-        assert_eq!(fake.0.lock().unwrap().looks[1], whole, "{length}");
+        (121..seen).for_each(|second| drop(look(second)));
+        assert_eq!(fake.0.lock().unwrap().ran.len(), 1, "{length}");
+        look(seen);
+        assert_eq!(fake.0.lock().unwrap().ran.len(), 2, "{length}");
     }
 }
