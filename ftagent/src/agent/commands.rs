@@ -157,7 +157,7 @@ impl Agent {
             warn!(section, "A change in this section takes effect at the next start (no packet goes unfiltered).");
         }
         // As a whole, before anything of it is applied: nothing is to see half of it.
-        let taken = keeping(config.clone(), &self.config);
+        let taken = keeping(config, &self.config);
         let old = std::mem::replace(&mut self.config, taken);
         if let Err(error) = self.apply_reloaded() {
             error!(error = format!("{error:#}"), "Applying the new configuration failed; going back to the old one.");
@@ -165,10 +165,7 @@ impl Agent {
             self.apply_reloaded()?;
             return Err(error);
         }
-        // The log has it as it is written.
-        let taken = std::mem::replace(&mut self.config, config);
         self.audit_config(&old, by);
-        self.config = taken;
         self.post.iter().for_each(|post| post.reload(&self.config.alerts));
         self.config_loaded = SystemTime::now();
         Ok(())
@@ -259,8 +256,8 @@ mod tests {
         let taken = keeping(new.clone(), &old);
         assert_eq!(fixed(&taken, &old), Vec::<&str>::new());
         assert_eq!((&taken.bgp, &taken.scrub), (&old.bgp, &old.scrub));
-        // What can change while running does.
-        assert_eq!(taken.ladder, new.ladder);
+        // What can change while running does, and the audit log has everything as it is written.
+        assert_eq!((&taken.ladder, &taken.written), (&new.ladder, &new.written));
         assert!(fixed(&old, &old).is_empty());
     }
 }
