@@ -11,6 +11,9 @@ use crate::{
     record::routes::{self, Asked, ORPHANS, OWN},
 };
 
+/// Routes that are remembered at most: a daemon that is away for months says nothing of any of them.
+const MOST: usize = 1024;
+
 /// All that this configuration's planes look after.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Routes {
@@ -71,6 +74,8 @@ impl Routes {
                 self.asked.push(Asked { by: by.clone(), step: step.clone() });
             }
         }
+        // The oldest go.
+        self.asked.drain(..self.asked.len().saturating_sub(MOST));
     }
 
     /// Notes that nothing of a plane is there but what is wanted.

@@ -152,6 +152,11 @@ fn a_route_is_remembered_until_its_plane_has_looked() {
     }
     assert_eq!(planes.routes().unwrap()[0].step, both[0]);
     planes.stop();
+    // A daemon that is away for months: the latest are remembered.
+    let mut routes = Routes::open(&config, &[]).routes;
+    let many: Vec<Step> = (0..2000).map(|i| hole(i, "rtbh", &format!("203.0.{}.{}/32", i / 250, i % 250))).collect();
+    routes.ask(&many);
+    assert_eq!((routes.steps().count(), routes.steps().last()), (1024, many.last()));
     // Where there is no BGP, nothing is to be written down.
     assert_eq!(Planes::default().routes(), None);
 }
