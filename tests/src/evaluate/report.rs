@@ -283,8 +283,10 @@ impl Board {
             out,
             "An attack counts as right when an incident opens while it lasts, with its vectors and not one more; \
              an incident that opens before or long after is false. Virtual time; the samples are those of the real datapath, \
-             and so is what the TCP guard decides; the sockets that it asks for are a model, made of what the protected side \
-             is seen to send (ftagent/src/replay/sockets.rs).\n"
+             and what the TCP guard arms is decided by what a card runs; the sockets that it asks for, and how full a listener's \
+             queue of 511 is, are a model, made of what the protected side is seen to send (ftagent/src/replay/sockets.rs). \
+             A SYN that is answered counts as removed unless its cookie comes back. The decisions see what the protected side \
+             sends, too, where the captures have it; the daemon does not, it asks sockets alone.\n"
         )?;
         writeln!(out, "| | |\n|---|---|")?;
         writeln!(out, "| attacks of the matrix, all names and times right | {} |", self.attacks)?;
