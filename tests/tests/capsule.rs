@@ -6,11 +6,15 @@
 use std::{fs, path::Path, process::Command};
 
 use ftagent::replay::{Options, ReplayError, capsule, run};
-use ftagent_tests::evaluate::{
-    capsules::{Again, again, generated},
-    compose::Case,
-    list::List,
-    run::{all_cases, missing},
+use ftagent_tests::{
+    evaluate::{
+        capsules::{Again, again, generated},
+        compose::Case,
+        list::List,
+        run::{all_cases, missing},
+    },
+    require_root,
+    sandbox::skip,
 };
 
 /// One of each kind that can be generated without captures.
@@ -25,14 +29,6 @@ const GENERATED: [&str; 8] = [
     "flash_crowd",
 ];
 
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("skipped: needs root");
-    }
-    root
-}
-
 /// Writes cases down and replays them; `at` is where they look for captures.
 fn all_identical(cases: &[Case], at: &Path) {
     let outcomes = again(cases, at, 2, &|_, _| ()).unwrap();
@@ -44,18 +40,16 @@ fn all_identical(cases: &[Case], at: &Path) {
 
 #[test]
 fn what_can_be_generated_replays_to_the_same_decisions() {
-    if is_root() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().canonicalize().unwrap();
-        all_identical(&generated(&GENERATED, &at).unwrap(), &at);
-    }
+    require_root!();
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().canonicalize().unwrap();
+    all_identical(&generated(&GENERATED, &at).unwrap(), &at);
 }
 
 #[test]
 fn scenarios_replay_to_the_same_decisions() {
     if let Some(missing) = missing() {
-        println!("skipped: {missing}");
-        return;
+        return skip("scenarios_replay_to_the_same_decisions", missing);
     }
     let dir = tempfile::tempdir().unwrap();
     let list = List::load().unwrap();
@@ -67,9 +61,7 @@ fn scenarios_replay_to_the_same_decisions() {
 
 #[test]
 fn the_command_says_identical_or_where_it_differs() {
-    if !is_root() {
-        return;
-    }
+    require_root!();
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().canonicalize().unwrap();
     let cases = generated(&["mirai_syn"], &at).unwrap();

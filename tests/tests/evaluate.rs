@@ -5,17 +5,20 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_tests::evaluate::{
-    compose::{Case, Kind},
-    generate,
-    list::List,
-    run::{all_cases, missing, run_cases},
+use ftagent_tests::{
+    evaluate::{
+        compose::{Case, Kind},
+        generate,
+        list::List,
+        run::{all_cases, missing, run_cases},
+    },
+    sandbox::skip,
 };
 
 /// Replays the named cases and returns what is wrong with each; with what is removed, where that is asked for.
 fn wrong(names: &[String], removal: bool) -> Option<Vec<String>> {
     if let Some(missing) = missing() {
-        println!("skipped {} scenarios: {missing}", names.len());
+        skip(&format!("{} scenarios", names.len()), missing);
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -74,9 +77,8 @@ fn the_list_is_sound() {
         }
     }
     list.behaviours.iter().flat_map(|behaviour| &behaviour.vectors).for_each(known_vector);
-    if missing().is_some() {
-        println!("skipped the rest: {}", missing().unwrap_or_default());
-        return;
+    if let Some(missing) = missing() {
+        return skip("the_list_is_sound: what it makes of captures", missing);
     }
     let dir = tempfile::tempdir().unwrap();
     let cases = all_cases(&list, dir.path()).unwrap();

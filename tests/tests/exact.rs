@@ -12,9 +12,14 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ftagent::bpf::testrun::MIN_FRAME;
 use ftagent_common::TrafficClass::{self, *};
-use ftagent_tests::packet::{
-    datapath::{Datapath, check_identity},
-    fixtures::REFLECTORS,
+use ftagent_tests::{
+    packet::{
+        datapath::{Datapath, check_identity},
+        fixtures::REFLECTORS,
+    },
+    peers::need,
+    sandbox::may_run,
+    traffic::need_captures,
 };
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 
@@ -388,12 +393,9 @@ fn compare(datapath: &mut Datapath, path: &Path) -> Result<u64> {
     Ok(expected.values().map(|(packets, _)| packets).sum())
 }
 
-fn captures() -> Result<Vec<PathBuf>> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
-    let root = std::env::var_os("FTAGENT_CAPTURES").map_or(beside, PathBuf::from);
+fn pcaps(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let Ok(directories) = root.read_dir() else { return Ok(found) };
-    for directory in directories.flatten().filter(|entry| entry.path().is_dir()) {
+    for directory in root.read_dir()?.flatten().filter(|entry| entry.path().is_dir()) {
         for entry in directory.path().read_dir()? {
             found.push(entry?.path());
         }
@@ -405,11 +407,12 @@ fn captures() -> Result<Vec<PathBuf>> {
 
 #[test]
 fn every_capture_counts_as_tshark_reads_it() -> Result<()> {
-    let captures = captures()?;
-    if captures.is_empty() {
-        eprintln!("skipped: no captures; FTAGENT_CAPTURES names the directory that holds theirs");
+    let name = "every_capture_counts_as_tshark_reads_it";
+    let Some(root) = need_captures(name) else { return Ok(()) };
+    if !may_run(name) || !need(name, &["tshark"]) {
         return Ok(());
     }
+    let captures = pcaps(&root)?;
     let mut datapath = Datapath::new()?;
     let (mut packets, mut failures) = (0, Vec::new());
     for path in &captures {

@@ -14,7 +14,7 @@ use ftagent::{
     replay::capture::for_each_packet,
 };
 use ftagent_common::sample::SAMPLE_BYTES;
-use ftagent_tests::{evaluate::generate, sandbox::skip, traffic::captures};
+use ftagent_tests::{evaluate::generate, sandbox::skip, traffic::need_captures};
 
 /// The share of a benign capture's packets that one pattern of a tool may match. A relation of 16 bits holds
 /// by chance once in 65 536 packets.
@@ -109,10 +109,7 @@ fn pcaps(dir: &Path) -> Result<Vec<PathBuf>> {
 
 #[test]
 fn no_tool_is_seen_in_benign_captures() -> Result<()> {
-    let Some(root) = captures() else {
-        skip("no_tool_is_seen_in_benign_captures", "no captures: set FTAGENT_CAPTURES");
-        return Ok(());
-    };
+    let Some(root) = need_captures("no_tool_is_seen_in_benign_captures") else { return Ok(()) };
     let library = Library::shipped();
     let (mut count, mut wrong) = (0, Vec::new());
     for entry in root.read_dir()? {
@@ -139,10 +136,7 @@ const LABELLED: [(&str, &str, f64); 3] = [
 
 #[test]
 fn labelled_attacks_are_seen() -> Result<()> {
-    let Some(root) = captures() else {
-        skip("labelled_attacks_are_seen", "no captures: set FTAGENT_CAPTURES");
-        return Ok(());
-    };
+    let Some(root) = need_captures("labelled_attacks_are_seen") else { return Ok(()) };
     let library = Library::shipped();
     let mut wrong = Vec::new();
     for (file, pattern, least) in LABELLED {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use ftagent::replay::{Counts, Options, ReplayError, Report, for_each_packet, run};
+use ftagent_tests::{sandbox::may_run, traffic::need_captures};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,19 +22,9 @@ const CAPTURES: &str = "../../../shared/captures";
 const WEB: &str = "benign_web/seladb+PcapPlusPlus__browsing_http.pcap";
 const UDP_FLOOD: &str = "udp_flood/doup123+attacker__zero_len_dport0.pcap";
 
-/// Returns the directory of captures, or `None`, having said so, where these tests cannot run.
-fn captures() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
-    let dir = std::env::var_os("FTAGENT_CAPTURES").map_or_else(beside, PathBuf::from);
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root");
-        return None;
-    }
-    if !dir.is_dir() {
-        println!("skipped: there are no captures at {}", dir.display());
-        return None;
-    }
-    Some(dir)
+/// Returns the directory of captures, or `None`, having said so, where a test cannot run.
+fn captures(test: &str) -> Option<PathBuf> {
+    if may_run(test) { need_captures(test) } else { None }
 }
 
 fn all_captures(dir: &Path) -> Vec<PathBuf> {
@@ -83,7 +74,7 @@ fn project_scenario(name: &str, captures: &Path) -> Report {
 
 #[test]
 fn the_same_scenario_gives_the_same_bytes() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("the_same_scenario_gives_the_same_bytes") else { return };
     for name in ["web_and_syn_flood.toml", "listed_botnet.toml", "carpet_bombing.toml", "m03_another_signature.toml"] {
         let first = project_scenario(name, &captures);
         let second = project_scenario(name, &captures);
@@ -94,7 +85,7 @@ fn the_same_scenario_gives_the_same_bytes() {
 
 #[test]
 fn another_seed_gives_another_run_of_the_same_rate() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("another_seed_gives_another_run_of_the_same_rate") else { return };
     let text = |seed| {
         format!(
             "duration = \"10s\"\nseed = {seed}\n[[source]]\nname = \"w\"\nfile = \"@/{WEB}\"\nlabel = \"benign\"\npps = 1000\nloop = true"
@@ -107,7 +98,7 @@ fn another_seed_gives_another_run_of_the_same_rate() {
 
 #[test]
 fn only_the_listed_source_is_dropped_and_the_report_says_when() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("only_the_listed_source_is_dropped_and_the_report_says_when") else { return };
     let report: Value = serde_json::from_str(&json(&project_scenario("listed_botnet.toml", &captures))).unwrap();
     assert_eq!(report["schema"], "ftagent.replay/1");
     assert_eq!(report["duration_ms"], 12_000);
@@ -133,7 +124,7 @@ fn only_the_listed_source_is_dropped_and_the_report_says_when() {
 /// what the sources lost.
 #[test]
 fn rules_are_reported_with_what_they_did() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("rules_are_reported_with_what_they_did") else { return };
     let report = project_scenario("m03_another_signature.toml", &captures);
     let [incident] = report.incidents.as_slice() else { panic!("{:?}", report.incidents) };
     let mitigated = incident.mitigated_ms.unwrap();
@@ -156,7 +147,7 @@ fn rules_are_reported_with_what_they_did() {
 
 #[test]
 fn classes_and_sources_add_up_on_every_capture() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("classes_and_sources_add_up_on_every_capture") else { return };
     let files = all_captures(&captures);
     let report = run(&Options { captures: files.clone(), ..Options::default() }).unwrap();
     let (mut packets, mut bytes) = (0, 0);
@@ -176,7 +167,7 @@ fn classes_and_sources_add_up_on_every_capture() {
 
 #[test]
 fn a_capture_alone_keeps_its_timing() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("a_capture_alone_keeps_its_timing") else { return };
     let file = captures.join(UDP_FLOOD);
     let (mut first, mut last) = (u64::MAX, 0);
     for_each_packet(&file, |packet| (first, last) = (first.min(packet.time_ns), last.max(packet.time_ns))).unwrap();
@@ -205,7 +196,7 @@ fn sound(frame: &[u8]) -> Option<(bool, bool)> {
 
 #[test]
 fn rewritten_packets_have_right_checksums_where_they_had_them() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("rewritten_packets_have_right_checksums_where_they_had_them") else { return };
     let desk = Desk::new();
     // Rewriting does not touch the timing: the packets come out in the same order, where none is dropped.
     const LOOKS_ON: &str = "duration = \"2h\"\n[config.mitigation]\nmode = \"observe\"\n";
@@ -230,7 +221,7 @@ fn rewritten_packets_have_right_checksums_where_they_had_them() {
 
 #[test]
 fn outputs_hold_every_packet_once_and_can_be_replayed() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("outputs_hold_every_packet_once_and_can_be_replayed") else { return };
     let desk = Desk::new();
     let options = Options {
         captures: vec![captures.join(WEB), captures.join(UDP_FLOOD)],
@@ -260,7 +251,7 @@ fn outputs_hold_every_packet_once_and_can_be_replayed() {
 /// What an operator gives with `--drop` is in force from the first packet on, and drops nothing else.
 #[test]
 fn given_rules_drop_what_they_match() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("given_rules_drop_what_they_match") else { return };
     let play = |drop: &[&str]| {
         let drop = drop.iter().map(|text| text.parse().unwrap()).collect();
         run(&Options { captures: vec![captures.join(WEB), captures.join(UDP_FLOOD)], drop, ..Options::default() })
@@ -286,7 +277,7 @@ fn given_rules_drop_what_they_match() {
 
 #[test]
 fn configuration_from_the_command_line_wins() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("configuration_from_the_command_line_wins") else { return };
     let desk = Desk::new();
     let file = captures.join(UDP_FLOOD);
     let scenario = format!(
@@ -306,7 +297,7 @@ fn configuration_from_the_command_line_wins() {
 
 #[test]
 fn pcap_and_pcapng_give_the_same_report() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("pcap_and_pcapng_give_the_same_report") else { return };
     let desk = Desk::new();
     let source = captures.join(WEB);
     let mut file = Vec::new();
@@ -336,7 +327,7 @@ fn pcap_and_pcapng_give_the_same_report() {
 
 #[test]
 fn jumbo_and_offload_frames_run_up_to_the_largest() {
-    let Some(_captures) = captures() else { return };
+    let Some(_captures) = captures("jumbo_and_offload_frames_run_up_to_the_largest") else { return };
     let desk = Desk::new();
     let lengths = [14, 60, 1514, 3000, 4096, 9018, 16_162, 40_000, 65_549, 65_557];
     let mut file = Vec::new();
@@ -358,7 +349,7 @@ fn told(options: &Options) -> String {
 
 #[test]
 fn bad_input_is_refused_with_place_and_reason_and_nothing_is_written() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("bad_input_is_refused_with_place_and_reason_and_nothing_is_written") else { return };
     let desk = Desk::new();
     let whole = fs::read(captures.join(UDP_FLOOD)).unwrap();
     let good = desk.write("good.pcap", &whole);

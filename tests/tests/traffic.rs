@@ -20,10 +20,10 @@ use ftagent_common::{
 };
 use ftagent_tests::{
     require_root,
-    sandbox::{Mac, Process, Sandbox, Veth, skip},
+    sandbox::{Mac, Process, Sandbox, Veth},
     traffic::{
         Addresses, Capture, Captured, Flood, Generator, L4, Pace, Program, Receiver, Replayed, Template, Values, Vary,
-        Vlan, captures, replay_capture, tcp,
+        Vlan, need_captures, replay_capture, tcp,
         vectors::{Link, VECTORS},
     },
 };
@@ -401,9 +401,7 @@ fn read_all(path: &Path) -> Vec<Captured> {
 #[test]
 fn a_capture_arrives_packet_for_packet() {
     require_root!();
-    let Some(captures) = captures() else {
-        return skip("a_capture_arrives_packet_for_packet", "no captures: set FTAGENT_CAPTURES");
-    };
+    let Some(captures) = need_captures("a_capture_arrives_packet_for_packet") else { return };
     Sandbox::run(|sandbox| {
         let _veth = sandbox.veth("wan0", "peer0").unwrap();
         sandbox.command("ip link set wan0 mtu 16000").unwrap();

@@ -22,8 +22,8 @@ use ftagent_common::TrafficClass;
 use ftagent_tests::{
     daemon::{Daemon, wait_for},
     require_root,
-    sandbox::{Sandbox, Veth, skip},
-    traffic::{Capture, Flood, Generator, L4, Pace, Template, Vary, captures, replay_capture, tcp},
+    sandbox::{Sandbox, Veth},
+    traffic::{Capture, Flood, Generator, L4, Pace, Template, Vary, need_captures, replay_capture, tcp},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -113,7 +113,7 @@ fn on_first_cpu() {
 #[test]
 fn captures_on_the_wire_count_as_in_test_runs() {
     require_root!();
-    let Some(dir) = captures() else { return skip("captures on the wire", "there are no captures here") };
+    let Some(dir) = need_captures("captures on the wire") else { return };
     const MTU: usize = 32_768;
     let paths = files(&dir);
     // On a thread of its own, because test runs tie it to one CPU.

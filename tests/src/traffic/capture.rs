@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapReaderIterator};
 
+use crate::sandbox::skip;
+
 /// Longest block that is read: a jumbo frame with generous options.
 const BUFFER: usize = 1 << 20;
 
@@ -19,6 +21,15 @@ pub fn captures() -> Option<PathBuf> {
     let dir = std::env::var_os("FTAGENT_CAPTURES").map(PathBuf::from);
     let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures"));
     dir.is_dir().then_some(dir)
+}
+
+/// As [`captures`]; where they are not at hand, notes that `what` is skipped.
+pub fn need_captures(what: &str) -> Option<PathBuf> {
+    let found = captures();
+    if found.is_none() {
+        skip(what, "no captures: set FTAGENT_CAPTURES");
+    }
+    found
 }
 
 /// A packet of a capture.

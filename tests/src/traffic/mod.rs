@@ -17,7 +17,7 @@ mod template;
 mod vary;
 pub mod vectors;
 
-pub use capture::{Capture, Captured, captures};
+pub use capture::{Capture, Captured, captures, need_captures};
 pub use generator::{Flood, Generator, Sent, SentCounter};
 pub use receiver::{Program, Receiver};
 pub use replay::{Pace, Replayed, replay_capture};

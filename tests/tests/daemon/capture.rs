@@ -16,6 +16,7 @@ use std::{
 use ftagent::record::recorder::meta::{Meta, Status};
 use ftagent_tests::{
     daemon::{Daemon, wait_for},
+    peers::need,
     require_root,
     sandbox::{Sandbox, Veth},
     traffic::{Flood, Generator, vectors},
@@ -42,11 +43,7 @@ pub(super) fn wireshark(program: &str, args: &[&str], file: &Path) -> String {
 
 /// Whether these are installed; tests without them say so.
 pub(super) fn has_wireshark() -> bool {
-    let found = ["tshark", "capinfos"].iter().all(|name| Command::new(name).arg("--version").output().is_ok());
-    if !found {
-        eprintln!("SKIPPED: tshark is not installed");
-    }
-    found
+    need("captures as Wireshark reads them", &["tshark", "capinfos"])
 }
 
 pub(super) fn opened(daemon: &Daemon) -> Option<String> {
