@@ -258,6 +258,30 @@ pub struct End {
     pub v6: Ipv6Addr,
 }
 
+/// What the driver of a veth counted on one end, whoever else counts: `veth_get_stats64` of drivers/net/veth.c.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// Packets that were given to the end's XDP program, or to its stack where it has none.
+    pub packets: u64,
+    /// Packets that were not, because the queue of 256 was full.
+    pub dropped: u64,
+}
+
+impl End {
+    /// Returns what has arrived here since it was made. It has to be asked on a thread of its host.
+    ///
+    /// # Errors
+    /// Where there is no such interface.
+    pub fn arrived(&self) -> Result<Arrived> {
+        let read = |name: &str| -> Result<u64> {
+            let path = format!("/sys/class/net/{}/statistics/{name}", self.name);
+            let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+            text.trim().parse().with_context(|| path)
+        };
+        Ok(Arrived { packets: read("rx_packets")?, dropped: read("rx_dropped")? })
+    }
+}
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mac(

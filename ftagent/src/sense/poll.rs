@@ -164,7 +164,7 @@ impl Poll {
     /// Returns whether a decision waits for the next tick.
     fn tick(&mut self, shared: &Shared, state: &mut State) -> bool {
         let State { reader, windows, meter, samples } = state;
-        let (at, at_ns, boot_ns) = (Instant::now(), clock::monotonic_ns(), clock::boot_ns());
+        let (at, (at_ns, boot_ns)) = (Instant::now(), clock::monotonic_and_boot_ns());
         let targets = shared.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ifaces = Vec::with_capacity(targets.len());
         meter.begin();

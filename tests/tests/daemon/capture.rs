@@ -56,6 +56,14 @@ pub(super) fn meta(daemon: &Daemon, id: &str) -> Option<Meta> {
     Some(serde_json::from_str(&text).unwrap())
 }
 
+/// What is not in the file is declared, and nothing else is missing.
+pub(super) fn declared(meta: &Meta) {
+    let lost = meta.lost;
+    let sum = meta.written + lost.not_sampled + lost.kernel + lost.tape + lost.quota + lost.disk;
+    assert_eq!(meta.seen, sum, "{meta:#?}");
+    assert_eq!(meta.seen, meta.classes.values().map(|class| class.seen).sum::<u64>(), "{meta:#?}");
+}
+
 pub(super) fn complete(daemon: &Daemon, id: &str) -> Meta {
     let closed = || meta(daemon, id).filter(|meta| meta.status == Status::Closed);
     wait_for("the end of the capture", A_MINUTE, closed).unwrap()
@@ -118,9 +126,8 @@ fn a_capture_has_what_was_before_and_what_was_dropped_and_declares_what_it_lacks
         // Everything that was sent was seen, and what is not in the file is declared.
         let ntp = meta.classes["udp_src_ntp"];
         assert_eq!(ntp.seen, PACKETS, "{meta:#?}");
-        assert_eq!(meta.seen, meta.classes.values().map(|class| class.seen).sum::<u64>());
-        let lost = meta.lost;
-        assert_eq!(meta.seen, meta.written + lost.not_sampled + lost.kernel + lost.tape + lost.quota + lost.disk);
+        assert_eq!(meta.seen, veth.here.arrived().unwrap().packets, "{meta:#?}");
+        declared(&meta);
 
         let file = daemon.path("attack.pcapng");
         daemon.ok(&["capture", "export", "last", "--out", file.to_str().unwrap()]).unwrap();
@@ -197,10 +204,15 @@ fn five_kinds_of_packets_are_all_there_however_unequal_their_rates() {
         let id = wait_for("an incident", Duration::from_secs(10), || opened(&daemon)).unwrap();
         let numbers = sent(senders);
         let meta = complete(&daemon, &id);
+        declared(&meta);
+        // Nothing else is sent, and all of it within the capture: what it declares is what the driver counted, who knows
+        // nothing of captures. Senders on two CPUs may overflow the queue between the ends.
+        let arrived = veth.here.arrived().unwrap();
+        assert_eq!(meta.seen, arrived.packets, "{arrived:?} {meta:#?}");
+        assert_eq!(numbers.iter().sum::<u64>(), arrived.packets + arrived.dropped);
         for ((_, _, _, class), number) in parts.iter().zip(numbers) {
             let counts = meta.classes[*class];
-            // A tick that came too late is left out of the classes' counts, not of the interfaces'.
-            assert!(counts.seen <= number && counts.seen * 100 >= number * 98, "{class}: {number} sent, {counts:?}");
+            assert!(number - counts.seen <= arrived.dropped, "{class}: {number} sent, {counts:?}, {arrived:?}");
             assert!(counts.written >= 100, "{class}: {counts:?}");
         }
     })

@@ -89,7 +89,8 @@ pub struct Meta {
     pub lost: Lost,
     /// Packets that were cut to their headers because there was little room.
     pub cut: u64,
-    /// By class.
+    /// By class. `unknown` has what ticks counted that are not here: those that were lost on the way, and those in which
+    /// the machine was suspended. The sum is that of [`Self::seen`].
     pub classes: BTreeMap<String, ClassCounts>,
     /// Packets in the file by verdict.
     pub verdicts: BTreeMap<String, u64>,

@@ -293,10 +293,10 @@ impl Recording {
         self.clock.follow(tick.now);
         self.counts.end_ns = self.clock.utc_ns(tick.now.mono_ns);
         self.counts.start_ns.get_or_insert(self.counts.end_ns);
-        tick.ifaces.iter().for_each(|seen| self.count_interface(seen));
+        let received: u64 = tick.ifaces.iter().map(|seen| self.count_interface(seen)).sum();
         // Before the first of them is known, nothing is: this tick says from where on to count.
         if !self.plan.full && self.ifaces.iter().any(|iface| !iface.fresh) {
-            self.packets(tick);
+            self.packets(tick, received);
         }
         for iface in &mut self.ifaces {
             iface.fresh = false;
@@ -308,10 +308,12 @@ impl Recording {
         }
     }
 
-    fn count_interface(&mut self, seen: &IfaceSeen) {
+    /// Returns the packets that came in since the last time.
+    fn count_interface(&mut self, seen: &IfaceSeen) -> u64 {
         let Some(iface) = self.ifaces.iter_mut().find(|iface| iface.slot == seen.slot && iface.name == seen.name)
         else {
-            return self.add_interface(seen, true);
+            self.add_interface(seen, true);
+            return 0;
         };
         // Counters that began anew count from nothing.
         let more = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now);
@@ -324,9 +326,15 @@ impl Recording {
         iface.received += received;
         iface.absent += i64::try_from(received).unwrap_or(i64::MAX);
         iface.last.clone_from(seen);
+        received
     }
 
-    fn packets(&mut self, tick: &TickRecord) {
+    fn packets(&mut self, tick: &TickRecord, received: u64) {
+        // Interfaces go on from where they were; classes are those of this tick, and ticks may be missing.
+        let classed = tick.counts.classes.iter().map(|seen| seen.packets).sum();
+        if let Some(unknown) = self.counts.classes.last_mut() {
+            unknown.seen += received.saturating_sub(classed);
+        }
         for (counts, seen) in self.counts.classes.iter_mut().zip(&tick.counts.classes) {
             counts.seen += seen.packets;
             counts.dropped += seen.dropped;

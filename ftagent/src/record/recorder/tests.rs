@@ -338,8 +338,11 @@ fn what_the_recorder_and_the_kernel_lose_is_declared() {
     world.run(10);
     // Nor does what the kernel counts begin anew.
     world.close("a");
-    let Meta { seen, written, lost, .. } = world.read("a").meta;
+    let Meta { seen, written, lost, classes, .. } = world.read("a").meta;
     assert_eq!((lost.tape, lost.kernel), (102, 40));
+    assert_eq!(seen, classes.values().map(|class| class.seen).sum::<u64>(), "what classes they were of is unknown");
+    // A packet of each tick is of no class in this world, and all are of those that never came.
+    assert_eq!(classes["unknown"].seen, (11 + 1 + 10 + 1 + 10 + 31 + 1 - 1) + 1002);
     assert_eq!(seen, written + lost.not_sampled + lost.tape + lost.kernel);
     assert_eq!(seen, 501 * (11 + 1 + 10 + 2 + 1 + 10 + 31 + 1) - 501);
 }
