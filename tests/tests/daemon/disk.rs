@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ftagent::{record::recorder::meta::Meta, serve::protocol::Interface};
+use ftagent::serve::protocol::Interface;
 use ftagent_tests::{
     daemon::{Daemon, PATIENCE, wait_for},
     require_root,
@@ -20,24 +20,69 @@ use ftagent_tests::{
 
 use super::{
     audit::{lines, text, verify},
-    capture::{A_MINUTE, complete, has_wireshark, meta, opened, wireshark},
+    capture::{A_MINUTE, complete, declared, has_wireshark, meta, opened, wireshark},
     guard::Flooding,
 };
 
-const SECTIONS: &str = "[learning]\ntrust_after = \"2s\"\n[services]\ndetect = false\n[mitigation]\nmode = \"enforce\"\n\
+pub(super) const SECTIONS: &str = "[learning]\ntrust_after = \"2s\"\n[services]\ndetect = false\n[mitigation]\nmode = \"enforce\"\n\
                         [capture]\nmin_free = \"0 B\"\npre_roll = \"5s\"\n";
 /// What nobody has business in is removed although this host knows no clean traffic.
 const KNOWN: &str = "memcached_amplification";
 
-fn flood(veth: &Veth) -> Flood {
-    let flood = vectors::find(KNOWN).unwrap().flood(&vectors::Link::to_here(veth, false));
-    Flood { pps: Some(10_000), ..flood }
+/// A daemon that is to protect `wan0`, and the directory that its disk is mounted at.
+pub(super) struct Scene<'a> {
+    pub sandbox: &'a Sandbox,
+    pub veth: Veth,
+    pub daemon: Daemon,
+    pub state: PathBuf,
 }
 
-fn state(daemon: &Daemon) -> PathBuf {
-    let state = daemon.path("state");
-    fs::create_dir_all(&state).unwrap();
-    state
+/// Runs a test in a sandbox of its own, where Wireshark can read what is recorded.
+pub(super) fn scene(test: impl FnOnce(Scene<'_>) + Send) {
+    if !has_wireshark() {
+        return;
+    }
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
+        let state = daemon.path("state");
+        fs::create_dir_all(&state).unwrap();
+        test(Scene { sandbox, veth, daemon, state });
+    })
+    .unwrap();
+}
+
+impl Scene<'_> {
+    /// Mounts a disk in memory.
+    pub(super) fn mount(&self, options: &str, at: &Path) {
+        self.sandbox.command(&format!("mount -t tmpfs -o {options} none {}", at.display())).unwrap();
+    }
+
+    /// Mounts one again, with other options.
+    pub(super) fn remount(&self, options: &str, at: &Path) {
+        self.sandbox.command(&format!("mount -o remount,{options} {}", at.display())).unwrap();
+    }
+
+    /// Starts the daemon and, when it knows what is normal, a flood.
+    pub(super) fn flooded(&mut self) -> Flooding {
+        self.daemon.launch(self.sandbox).unwrap();
+        self.daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
+        self.flood()
+    }
+
+    pub(super) fn flood(&self) -> Flooding {
+        let flood = vectors::find(KNOWN).unwrap().flood(&vectors::Link::to_here(&self.veth, false));
+        Flooding::begin(self.sandbox, &self.veth, Flood { pps: Some(10_000), ..flood })
+    }
+
+    /// Stops the daemon, looks whether its log is sound, and takes its disks off.
+    pub(super) fn end(mut self, mounted: &[&Path]) {
+        self.daemon.terminate().unwrap();
+        assert_eq!(verify(&self.daemon, &[]), (true, None));
+        for at in mounted {
+            self.sandbox.command(&format!("umount {}", at.display())).unwrap();
+        }
+    }
 }
 
 /// Fills a file system to the last byte; returns the file.
@@ -50,19 +95,20 @@ fn fill(dir: &Path) -> PathBuf {
     path
 }
 
-fn warning(daemon: &Daemon, of: &str) -> Option<String> {
+pub(super) fn warning(daemon: &Daemon, of: &str) -> Option<String> {
     daemon.status().unwrap().warnings.into_iter().find(|warning| warning.contains(of))
 }
 
 /// Waits until the trouble of captures and of the audit log is told, with its reason.
-fn told(daemon: &Daemon, reason: &str) {
+pub(super) fn told(daemon: &Daemon, reason: &str) {
     let mut host = 0;
     for of in ["capture ", "audit log"] {
         let found = || {
             // Something for the log, until what is left of its last page is used up.
             host += 1;
             daemon.ok(&["block", &format!("198.51.100.{}", host % 250), "--for", "1h"]).unwrap();
-            warning(daemon, of).filter(|warning| warning.contains("cannot be written"))
+            let mut warnings = daemon.status().unwrap().warnings.into_iter();
+            warnings.find(|warning| warning.contains(of) && warning.contains("cannot be written"))
         };
         let warning = wait_for(&format!("a warning of the {of}"), A_MINUTE, found).unwrap();
         assert!(warning.contains(reason), "{warning}");
@@ -76,14 +122,14 @@ fn told(daemon: &Daemon, reason: &str) {
 }
 
 /// Waits until all of that is over.
-fn over(daemon: &Daemon) {
+pub(super) fn over(daemon: &Daemon) {
     let calm =
         || (warning(daemon, "capture ").is_none() && warning(daemon, "audit log cannot").is_none()).then_some(());
     wait_for("the end of the trouble", A_MINUTE, calm).unwrap();
 }
 
 /// The attack goes on being removed.
-fn removes(daemon: &Daemon) {
+pub(super) fn removes(daemon: &Daemon) {
     let read = || daemon.interface("wan0").unwrap();
     let removed = |before: &Interface, after: &Interface| {
         let (seen, dropped) = (after.packets - before.packets, after.dropped_packets - before.dropped_packets);
@@ -95,18 +141,11 @@ fn removes(daemon: &Daemon) {
 }
 
 /// Exports a capture and returns how many packets Wireshark reads; it must not complain.
-fn packets(daemon: &Daemon, id: &str) -> u64 {
+pub(super) fn packets(daemon: &Daemon, id: &str) -> u64 {
     let file = daemon.path("exported.pcapng");
     daemon.ok(&["capture", "export", id, "--force", "--out", file.to_str().unwrap()]).unwrap();
     assert!(wireshark("capinfos", &["-M"], &file).contains("File timestamp precision:  nanoseconds (9)"));
     wireshark("tshark", &["-n", "-T", "fields", "-e", "frame.number", "-r"], &file).lines().count() as u64
-}
-
-/// What is not in the file is declared, and nothing else is missing.
-fn declared(meta: &Meta) {
-    let lost = meta.lost;
-    let sum = meta.written + lost.not_sampled + lost.kernel + lost.tape + lost.quota + lost.disk;
-    assert_eq!(meta.seen, sum, "{meta:#?}");
 }
 
 /// Waits until an attack is removed and recorded; returns its incident.
@@ -122,132 +161,100 @@ fn recorded(daemon: &Daemon) -> String {
 #[test]
 fn a_disk_that_fills_up_costs_neither_protection_nor_what_was_recorded() {
     require_root!();
-    if !has_wireshark() {
-        return;
-    }
-    Sandbox::run(|sandbox| {
-        let veth = sandbox.veth("wan0", "peer0").unwrap();
-        let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
-        let state = state(&daemon);
-        sandbox.command(&format!("mount -t tmpfs -o size=16m none {}", state.display())).unwrap();
-        daemon.launch(sandbox).unwrap();
-        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
-        let flooding = Flooding::begin(sandbox, &veth, flood(&veth));
-        let id = recorded(&daemon);
+    scene(|mut scene| {
+        let state = scene.state.clone();
+        scene.mount("size=16m", &state);
+        let flooding = scene.flooded();
+        let daemon = &scene.daemon;
+        let id = recorded(daemon);
         let full = fill(&state);
-        told(&daemon, "No space left");
-        removes(&daemon);
-        let there = packets(&daemon, &id);
+        told(daemon, "No space left");
+        removes(daemon);
+        let there = packets(daemon, &id);
         assert!(there > 0);
 
         fs::remove_file(&full).unwrap();
-        over(&daemon);
-        removes(&daemon);
+        over(daemon);
+        removes(daemon);
         flooding.end();
-        let found = complete(&daemon, &id);
+        let found = complete(daemon, &id);
         declared(&found);
-        assert_eq!(
-            (packets(&daemon, &id), found.lost.disk),
-            (found.written, 0),
-            "memory had room for the time between"
-        );
+        assert_eq!((packets(daemon, &id), found.lost.disk), (found.written, 0), "memory had room for the time between");
         assert!(found.written > there);
-        let gap = lines(&daemon, &["--action", "audit.gap"]).pop().unwrap();
+        let gap = lines(daemon, &["--action", "audit.gap"]).pop().unwrap();
         assert!(text(&gap, "reason").contains("No space left"), "{gap}");
         assert_eq!(gap["after"]["lost"], 0, "{gap}");
-        assert_eq!(verify(&daemon, &[]), (true, None));
-        daemon.terminate().unwrap();
-        assert_eq!(verify(&daemon, &[]), (true, None));
-        sandbox.command(&format!("umount {}", state.display())).unwrap();
-    })
-    .unwrap();
+        assert_eq!(verify(daemon, &[]), (true, None));
+        scene.end(&[&state]);
+    });
 }
 
 #[test]
 fn a_daemon_that_dies_and_starts_while_its_disk_is_full_goes_on_with_all_of_it() {
     require_root!();
-    if !has_wireshark() {
-        return;
-    }
-    Sandbox::run(|sandbox| {
-        let veth = sandbox.veth("wan0", "peer0").unwrap();
-        let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
-        let state = state(&daemon);
-        sandbox.command(&format!("mount -t tmpfs -o size=16m none {}", state.display())).unwrap();
-        daemon.launch(sandbox).unwrap();
-        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
-        let flooding = Flooding::begin(sandbox, &veth, flood(&veth));
-        let id = recorded(&daemon);
+    scene(|mut scene| {
+        let state = scene.state.clone();
+        scene.mount("size=16m", &state);
+        let flooding = scene.flooded();
+        let daemon = &mut scene.daemon;
+        let id = recorded(daemon);
         // The incident has to be on disk, and the rule too: that is done every two seconds.
         thread::sleep(Duration::from_millis(2500));
         let full = fill(&state);
-        told(&daemon, "No space left");
+        told(daemon, "No space left");
         daemon.kill().unwrap();
-        let there = packets(&daemon, &id);
-        daemon.launch(sandbox).unwrap();
-        told(&daemon, "No space left");
-        removes(&daemon);
+        let there = packets(daemon, &id);
+        daemon.launch(scene.sandbox).unwrap();
+        told(daemon, "No space left");
+        removes(daemon);
         fs::remove_file(&full).unwrap();
-        over(&daemon);
+        over(daemon);
         let recording = || daemon.ok(&["status"]).unwrap().contains("RECORDING").then_some(());
         wait_for("the capture to go on", A_MINUTE, recording).unwrap();
         flooding.end();
-        let found = complete(&daemon, &id);
-        assert_eq!(packets(&daemon, &id), found.written, "both lives' packets");
+        let found = complete(daemon, &id);
+        assert_eq!(packets(daemon, &id), found.written, "both lives' packets");
         assert!(found.written > there, "{} after {there}", found.written);
-        let starts = lines(&daemon, &["--action", "daemon.start"]);
+        let starts = lines(daemon, &["--action", "daemon.start"]);
         assert_eq!(starts.len(), 2);
         assert!(text(&starts[1], "reason").contains("the life before wrote no end"), "{}", starts[1]);
-        daemon.terminate().unwrap();
-        assert_eq!(verify(&daemon, &[]), (true, None));
-        sandbox.command(&format!("umount {}", state.display())).unwrap();
-    })
-    .unwrap();
+        scene.end(&[&state]);
+    });
 }
 
 #[test]
 fn a_disk_that_becomes_writable_in_an_attack_gets_what_was_kept_in_memory() {
     require_root!();
-    if !has_wireshark() {
-        return;
-    }
-    Sandbox::run(|sandbox| {
-        let veth = sandbox.veth("wan0", "peer0").unwrap();
-        let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
-        let state = state(&daemon);
+    scene(|mut scene| {
+        let state = scene.state.clone();
         let disks = ["captures", "audit"].map(|name| state.join(name));
         for disk in &disks {
             fs::create_dir(disk).unwrap();
-            sandbox.command(&format!("mount -t tmpfs -o size=8m,ro none {}", disk.display())).unwrap();
+            scene.mount("size=8m,ro", disk);
         }
-        daemon.launch(sandbox).unwrap();
-        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
-        let flooding = Flooding::begin(sandbox, &veth, flood(&veth));
-        let id = wait_for("an incident", PATIENCE, || opened(&daemon)).unwrap();
-        told(&daemon, "Read-only file system");
-        removes(&daemon);
-        assert!(meta(&daemon, &id).is_none());
+        let flooding = scene.flooded();
+        let daemon = &scene.daemon;
+        let id = wait_for("an incident", PATIENCE, || opened(daemon)).unwrap();
+        told(daemon, "Read-only file system");
+        removes(daemon);
+        assert!(meta(daemon, &id).is_none());
         let writable = SystemTime::UNIX_EPOCH.elapsed().unwrap();
         for disk in &disks {
-            sandbox.command(&format!("mount -o remount,rw {}", disk.display())).unwrap();
+            scene.remount("rw", disk);
         }
-        over(&daemon);
+        over(daemon);
         flooding.end();
-        let found = complete(&daemon, &id);
+        let found = complete(daemon, &id);
         declared(&found);
-        assert_eq!(packets(&daemon, &id), found.written);
+        assert_eq!(packets(daemon, &id), found.written);
         assert!(u128::from(found.first_ns.unwrap()) < writable.as_nanos(), "what was before is there too: {found:#?}");
-        let actions: Vec<String> = lines(&daemon, &[]).iter().map(|line| text(line, "action").to_owned()).collect();
+        let actions: Vec<String> = lines(daemon, &[]).iter().map(|line| text(line, "action").to_owned()).collect();
         for wanted in ["daemon.start", "incident.open", "block.add", "audit.gap"] {
             assert!(actions.iter().any(|action| action == wanted), "{wanted} is not in {actions:?}");
         }
-        daemon.terminate().unwrap();
-        assert_eq!(verify(&daemon, &[]), (true, None));
-        for disk in &disks {
-            sandbox.command(&format!("umount {}", disk.display())).unwrap();
-        }
-    })
-    .unwrap();
+        let [captures, audit] = &disks;
+        scene.end(&[captures, audit]);
+    });
 }
 
 /// An ext4 of its own on a loop device, which an error makes read-only, as most machines are set up.
@@ -258,8 +265,9 @@ struct Ext4 {
 
 impl Ext4 {
     /// Makes it and mounts it; the text says why not.
-    fn mount(sandbox: &Sandbox, daemon: &Daemon) -> Result<Self, String> {
-        let disk = Self { image: daemon.path("disk"), at: state(daemon) };
+    fn mount(scene: &Scene<'_>) -> Result<Self, String> {
+        let Scene { sandbox, daemon, state, .. } = scene;
+        let disk = Self { image: daemon.path("disk"), at: state.clone() };
         File::create(&disk.image).and_then(|file| file.set_len(32 << 20)).map_err(|error| error.to_string())?;
         let made = sandbox.command(&format!("mkfs.ext4 -q -F {}", disk.image.display()));
         made.map_err(|error| format!("{error:#}"))?;
@@ -295,53 +303,44 @@ impl Ext4 {
 #[test]
 fn a_disk_that_fails_in_an_attack_is_read_only_and_its_repair_finds_everything_sound() {
     require_root!();
-    if !has_wireshark() {
-        return;
-    }
-    Sandbox::run(|sandbox| {
-        let veth = sandbox.veth("wan0", "peer0").unwrap();
-        let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
-        let disk = match Ext4::mount(sandbox, &daemon) {
+    scene(|mut scene| {
+        let disk = match Ext4::mount(&scene) {
             Ok(disk) => disk,
             Err(why) => return skip("a disk that fails", &why),
         };
-        daemon.launch(sandbox).unwrap();
-        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
-        let flooding = Flooding::begin(sandbox, &veth, flood(&veth));
-        let id = recorded(&daemon);
+        let flooding = scene.flooded();
+        let daemon = &mut scene.daemon;
+        let id = recorded(daemon);
         // A description is written, and all before it is on disk, every ten seconds.
-        let described = || meta(&daemon, &id).filter(|meta| meta.written > 1000);
+        let described = || meta(daemon, &id).filter(|meta| meta.written > 1000);
         let described = wait_for("a description", A_MINUTE, described).unwrap();
-        if let Err(why) = disk.fail(sandbox) {
+        if let Err(why) = disk.fail(scene.sandbox) {
             flooding.end();
             return skip("a disk that fails", &why);
         }
-        told(&daemon, "Read-only file system");
-        removes(&daemon);
-        assert!(packets(&daemon, &id) >= described.written, "what was on disk is read");
+        told(daemon, "Read-only file system");
+        removes(daemon);
+        assert!(packets(daemon, &id) >= described.written, "what was on disk is read");
         daemon.terminate().unwrap();
         assert!(daemon.log().contains("The end of the audit log could not be written"));
-        disk.repair(sandbox);
-        assert_eq!(verify(&daemon, &[]), (true, None), "what is there is sound");
-        let there = packets(&daemon, &id);
+        disk.repair(scene.sandbox);
+        assert_eq!(verify(daemon, &[]), (true, None), "what is there is sound");
+        let there = packets(daemon, &id);
         assert!(there >= described.written, "{there} of {} at least", described.written);
 
-        daemon.launch(sandbox).unwrap();
+        daemon.launch(scene.sandbox).unwrap();
         let recording = || daemon.ok(&["status"]).unwrap().contains("RECORDING").then_some(());
         wait_for("the capture to go on", A_MINUTE, recording).unwrap();
-        removes(&daemon);
+        removes(daemon);
         flooding.end();
-        let found = complete(&daemon, &id);
-        assert_eq!(packets(&daemon, &id), found.written, "both lives' packets");
+        let found = complete(daemon, &id);
+        assert_eq!(packets(daemon, &id), found.written, "both lives' packets");
         assert!(
             found.written > there && found.notes.iter().any(|note| note.contains("the daemon ended")),
             "{found:#?}"
         );
-        let starts = lines(&daemon, &["--action", "daemon.start"]);
+        let starts = lines(daemon, &["--action", "daemon.start"]);
         assert!(text(starts.last().unwrap(), "reason").contains("the life before wrote no end"), "{starts:?}");
-        daemon.terminate().unwrap();
-        assert_eq!(verify(&daemon, &[]), (true, None));
-        sandbox.command(&format!("umount {}", disk.at.display())).unwrap();
-    })
-    .unwrap();
+        scene.end(&[&disk.at]);
+    });
 }
