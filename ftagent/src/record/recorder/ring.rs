@@ -80,6 +80,10 @@ impl Ring {
     /// Takes a fact in and drops what is too old or too much.
     pub fn push(&mut self, fact: Arc<Fact>) {
         if let Fact::Tick(tick) = fact.as_ref() {
+            if self.now_ns == 0 {
+                // What came before the first tick, the first image above all, is no older than that.
+                self.facts.iter_mut().for_each(|(at, _)| *at = tick.now.mono_ns);
+            }
             self.now_ns = tick.now.mono_ns;
         }
         self.after.follow(&fact);
@@ -193,6 +197,20 @@ mod tests {
         assert_eq!(before.ifaces[0].seen, 10 * 38, "the tick before the pre-roll's first");
         assert_eq!(ring.now().ifaces[0].seen, 490);
         assert!(ring.seconds() >= 1.0 && ring.seconds() < 2.1, "{}", ring.seconds());
+    }
+
+    #[test]
+    fn an_attack_right_after_the_start_has_the_image_of_the_start() {
+        let mut ring = Ring::new(1 << 30, 1_000_000_000);
+        push(&mut ring, state());
+        push(&mut ring, Fact::Input(Box::new(Input::Reset(None))));
+        // The clock has run since the machine was booted.
+        for at in 50_000..50_020 {
+            push(&mut ring, Fact::Tick(Box::new(tick(at, &[], 0))));
+        }
+        let PreRoll { facts, earlier, .. } = ring.pre_roll();
+        assert!(matches!(facts[0].as_ref(), Fact::State(_)), "it was taken before the first tick");
+        assert_eq!((facts.len(), earlier), (22, 11));
     }
 
     #[test]
