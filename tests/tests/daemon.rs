@@ -32,6 +32,8 @@ mod refusals;
 mod rules;
 #[path = "daemon/survive.rs"]
 mod survive;
+#[path = "daemon/unwritable.rs"]
+mod unwritable;
 
 use std::{
     fs,

@@ -3,14 +3,14 @@
 //! They are kept in a file and put back after a restart. Every rule ends: nothing is dropped for ever.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::store::{self, StoreError, unix};
+use super::store::{Place, StoreError, unix};
 use crate::{
     decide::mitigate::Wanted,
     rule::{
@@ -123,7 +123,7 @@ struct Saved {
 /// The rules of operators.
 #[derive(Debug)]
 pub struct OperatorRules {
-    path: PathBuf,
+    place: Place,
     saved: Saved,
     unsaved: Option<String>,
 }
@@ -135,8 +135,7 @@ impl OperatorRules {
     /// # Errors
     /// Where the file exists and cannot be read.
     pub fn open(state: &Path) -> Result<(Self, Option<StoreError>), StoreError> {
-        let path = state.join("rules.json");
-        let (saved, damage) = store::read(&path, VERSION, |saved: &Saved| saved.version)?;
+        let (place, saved, damage) = Place::read(state.join("rules.json"), VERSION, |saved: &Saved| saved.version)?;
         let mut saved = saved.unwrap_or(Saved { version: VERSION, next: 1, rules: Vec::new() });
         let (now, now_ns) = (unix(SystemTime::now()), clock::monotonic_ns());
         saved.rules.retain(|rule| rule.expires_unix > now);
@@ -146,7 +145,7 @@ impl OperatorRules {
             saved.next = saved.next.max(rule.id.saturating_add(1));
         }
         saved.rules.sort_by_key(|rule| rule.id);
-        Ok((Self { path, saved, unsaved: None }, damage))
+        Ok((Self { place, saved, unsaved: None }, damage))
     }
 
     /// Adds a rule, or renews one that does the same. It is on disk when this returns, or
@@ -237,7 +236,7 @@ impl OperatorRules {
             // The wall clock may have stepped since.
             rule.expires_unix = now.saturating_add(rule.remaining(now_ns).as_secs().max(1));
         }
-        let failed = store::write(&self.path, &self.saved).err().map(|error| crate::chain(&error));
+        let failed = self.place.write(&self.saved).err().map(|error| crate::chain(&error));
         if let Some(error) = failed.as_ref().filter(|_| self.unsaved.is_none()) {
             tracing::error!(%error, "The rules could not be saved; they stay in force until they end.");
         }

@@ -77,6 +77,14 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
+    /// As above, but the disk does not let it be set aside; it is before anything is written in its place.
+    #[error("{} is damaged, and cannot be set aside yet: {problem}", path.display())]
+    Stuck {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] LoadError),
@@ -85,7 +93,7 @@ pub enum StoreError {
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
+    place: Place,
     saved: Saved,
     /// Why the file is behind what is in force.
     unsaved: Option<String>,
@@ -112,10 +120,9 @@ impl Store {
     /// # Errors
     /// Where the file exists and cannot be read.
     pub fn open(state: &Path) -> Result<(Self, Option<StoreError>), StoreError> {
-        let path = state.join("lists.json");
-        let (saved, damage) = read(&path, VERSION, |saved: &Saved| saved.version)?;
+        let (place, saved, damage) = Place::read(state.join("lists.json"), VERSION, |saved: &Saved| saved.version)?;
         let saved = saved.unwrap_or(Saved { version: VERSION, ..Saved::default() });
-        Ok((Self { path, saved, unsaved: None }, damage))
+        Ok((Self { place, saved, unsaved: None }, damage))
     }
 
     fn list(&mut self, which: Which) -> &mut BTreeMap<IpNet, Record> {
@@ -282,49 +289,70 @@ impl Store {
     /// Writes the file. Where that fails (a full disk), what is in force stays in force: the
     /// kernel keeps it over a restart, and only a reboot would lose it.
     fn keep(&mut self) {
-        let failed = self.save().err().map(|error| crate::chain(&error));
+        let failed = self.place.write(&self.saved).err().map(|error| crate::chain(&error));
         if let Some(error) = failed.as_ref().filter(|_| self.unsaved.is_none()) {
             tracing::error!(%error, "The lists could not be saved; they stay in force until a reboot.");
         }
         self.unsaved = failed;
     }
+}
 
-    fn save(&self) -> Result<(), StoreError> {
-        write(&self.path, &self.saved)
+/// Where a store is kept.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    /// Where the file there has to go before another is written: it is damaged, and could not be moved yet.
+    aside: Option<PathBuf>,
+}
+
+impl Place {
+    /// Reads a store; `None` where there is none. A file that is damaged or of another version is set aside, and the
+    /// third value says so.
+    ///
+    /// # Errors
+    /// Where the file exists and cannot be read.
+    pub(super) fn read<T: DeserializeOwned>(
+        path: PathBuf,
+        wanted: u32,
+        version: impl Fn(&T) -> u32,
+    ) -> Result<(Self, Option<T>, Option<StoreError>), StoreError> {
+        let place = Self { path, aside: None };
+        let text = match fs::read_to_string(&place.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((place, None, None)),
+            Err(source) => return Err(StoreError::Io { what: "reading", path: place.path, source }),
+        };
+        let problem = match serde_json::from_str::<T>(&text) {
+            Ok(saved) if version(&saved) == wanted => return Ok((place, Some(saved), None)),
+            Ok(saved) => format!("its version is {}, wanted {wanted}", version(&saved)),
+            Err(error) => error.to_string(),
+        };
+        let (path, aside) =
+            (place.path.clone(), place.path.with_extension(format!("damaged-{}", unix(SystemTime::now()))));
+        match fs::rename(&path, &aside) {
+            Ok(()) => Ok((place, None, Some(StoreError::Damaged { path, aside, problem }))),
+            Err(error) => {
+                let problem = format!("{problem} ({error})");
+                Ok((Self { aside: Some(aside), ..place }, None, Some(StoreError::Stuck { path, problem })))
+            }
+        }
+    }
+
+    /// Writes it: whoever reads it finds the old one or the new one.
+    ///
+    /// # Errors
+    /// What the file system says; the old file is in place then.
+    pub(super) fn write(&mut self, saved: &impl Serialize) -> Result<(), StoreError> {
+        if let Some(aside) = &self.aside {
+            let failed = |source| StoreError::Io { what: "setting aside", path: self.path.clone(), source };
+            fs::rename(&self.path, aside).map_err(failed)?;
+            self.aside = None;
+        }
+        write(&self.path, saved)
     }
 }
 
-/// Reads a file of a store; `None` where there is none. One that is damaged or of another version
-/// is set aside, and the second value says so.
-///
-/// # Errors
-/// Where the file exists and cannot be read.
-pub(super) fn read<T: DeserializeOwned>(
-    path: &Path,
-    wanted: u32,
-    version: impl Fn(&T) -> u32,
-) -> Result<(Option<T>, Option<StoreError>), StoreError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, None)),
-        Err(source) => return Err(StoreError::Io { what: "reading", path: path.to_owned(), source }),
-    };
-    let problem = match serde_json::from_str::<T>(&text) {
-        Ok(saved) if version(&saved) == wanted => return Ok((Some(saved), None)),
-        Ok(saved) => format!("its version is {}, wanted {wanted}", version(&saved)),
-        Err(error) => error.to_string(),
-    };
-    let aside = path.with_extension(format!("damaged-{}", unix(SystemTime::now())));
-    let failed = |source| StoreError::Io { what: "setting aside", path: path.to_owned(), source };
-    fs::rename(path, &aside).map_err(failed)?;
-    Ok((None, Some(StoreError::Damaged { path: path.to_owned(), aside, problem })))
-}
-
-/// Writes the file of a store: whoever reads it finds the old one or the new one.
-///
-/// # Errors
-/// What the file system says; the old file is in place then.
-pub(super) fn write(path: &Path, saved: &impl Serialize) -> Result<(), StoreError> {
+fn write(path: &Path, saved: &impl Serialize) -> Result<(), StoreError> {
     let fail = |what| {
         let path = path.to_owned();
         move |source| StoreError::Io { what, path, source }

@@ -47,8 +47,13 @@ impl Agent {
         post.health("audit", one("log", Severity::High, audit).into_iter().collect());
         let rules = self.rules_trouble().first().map(|first| format!("rules are not as they are wanted: {first}"));
         post.health("rules", one("kernel", Severity::High, rules).into_iter().collect());
+        post.health("control", one("socket", Severity::High, self.deaf.clone()).into_iter().collect());
         let unsaved = self.store.unsaved().map(|why| format!("block and allow entries are not saved: {why}"));
-        let state = [one("entries", Severity::Medium, unsaved), one("learned", Severity::Medium, self.brain.trouble())];
+        let state = [
+            one("disk", Severity::High, self.brain.unwritable()),
+            one("entries", Severity::Medium, unsaved),
+            one("learned", Severity::Medium, self.brain.trouble()),
+        ];
         post.health("state", state.into_iter().flatten().collect());
         let capture = self.capture_status().and_then(|capture| capture.trouble);
         post.health("capture", one("disk", Severity::Low, capture).into_iter().collect());

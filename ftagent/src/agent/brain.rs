@@ -5,6 +5,7 @@
 
 mod ladder;
 mod metrics;
+mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +65,8 @@ struct Inner {
     rules: Mutex<Arc<RulesView>>,
     happened: SyncSender<Happened>,
     trouble: Mutex<Option<String>>,
+    /// Why nothing at all can be written, if so.
+    unwritable: Mutex<Option<String>>,
     /// What happened and found no room on its way to whoever records.
     untold: AtomicU64,
 }
@@ -174,6 +177,7 @@ impl Brain {
             rules: Mutex::default(),
             happened,
             trouble: Mutex::default(),
+            unwritable: Mutex::default(),
             untold: AtomicU64::new(0),
         };
         (Self(Arc::new(inner)), events)
@@ -405,15 +409,6 @@ impl Brain {
         core.tape_state(true);
         self.publish(&mut core, Vec::new());
         Ok(())
-    }
-
-    /// Returns why what was learned or found is not on disk, if it is not.
-    pub fn trouble(&self) -> Option<String> {
-        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
-        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Passes something on to whoever records.

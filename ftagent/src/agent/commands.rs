@@ -13,7 +13,6 @@ use crate::{
     act::store::origin,
     bpf::lists::Which,
     config::Config,
-    feeds::Feeds,
     record::audit::Actor,
     serve::{
         control::Caller,
@@ -172,7 +171,7 @@ impl Agent {
     }
 
     fn apply_reloaded(&mut self) -> Result<()> {
-        self.feeds = Feeds::new(&self.config, &self.config.paths.state)?;
+        self.feeds.reload(&self.config);
         self.apply_static_lists()?;
         self.refresh_services()?;
         self.refresh_bounds();

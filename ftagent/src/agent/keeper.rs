@@ -27,7 +27,7 @@ use crate::{
         ladder::{Saved, Turn},
         mitigate::{Mode, Wanted, memory::Remembered},
     },
-    record::{audit::AuditLog, baseline, incidents::IncidentLog, ladder, routes, rules},
+    record::{audit::AuditLog, baseline, incidents::IncidentLog, ladder, probe, routes, rules},
 };
 
 /// Time between two checkpoints of the baseline, and to the next try after one that failed.
@@ -39,6 +39,8 @@ const FOLLOW: Duration = Duration::from_secs(10);
 const RULES: Duration = Duration::from_secs(2);
 /// Time between two looks at everything that people are told of.
 const LOOK: Duration = Duration::from_secs(1);
+/// Time between two looks whether anything can be written, while it cannot.
+const PROBE: Duration = Duration::from_secs(5);
 /// How long an end waits for the last record: a disk may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -128,13 +130,14 @@ impl Keeper {
     fn run(mut self, mut trail: Trail, post: &Post) {
         let now = Instant::now();
         let (mut incidents_due, mut checkpoint_due, mut rules_due) = (now, now + CHECKPOINT, now + RULES);
-        let (mut changed, mut look_due) = (BTreeSet::new(), now);
+        let (mut changed, mut look_due, mut probe_due) = (BTreeSet::new(), now, now);
         let [mut incidents_trouble, mut checkpoint_trouble, mut rules_trouble] = [None, None, None];
         loop {
             let wait = incidents_due
                 .min(checkpoint_due)
                 .min(rules_due)
                 .min(look_due)
+                .min(probe_due)
                 .saturating_duration_since(Instant::now());
             let mut end = None;
             match self.events.recv_timeout(wait) {
@@ -166,6 +169,14 @@ impl Keeper {
                 self.tell_upstream(post);
                 post.look(self.brain.incidents_shared(), guard_text(&self.brain));
                 look_due = now + LOOK;
+            }
+            if now >= probe_due {
+                let was_unwritable = self.brain.unwritable().is_some();
+                let is_unwritable = self.probe();
+                probe_due = now + if is_unwritable { PROBE } else { CHECKPOINT };
+                if was_unwritable && !is_unwritable {
+                    (incidents_due, checkpoint_due, rules_due) = (now, now, now);
+                }
             }
             if end.is_some() || now >= incidents_due {
                 incidents_trouble = self.write_incidents(&mut changed).err().map(|error| trouble("incidents", &error));
@@ -246,6 +257,24 @@ impl Keeper {
 
     fn write_checkpoint(&self) -> io::Result<()> {
         self.brain.export_sound().map_or(Ok(()), |checkpoint| baseline::save(&self.state, &checkpoint))
+    }
+
+    /// Finds out whether anything can be written, and tells when that changes; returns whether nothing can.
+    fn probe(&self) -> bool {
+        let why = probe(&self.state).err().map(|error| {
+            format!(
+                "nothing can be written to {} ({error}): attacks are removed all the same, but what is learned, incidents,                  lists, rules, captures, alerts that wait and the audit log are in memory alone, and a restart loses them;                  look at the disk of `paths.state`, it is tried again every few seconds",
+                self.state.display()
+            )
+        });
+        match (&why, self.brain.unwritable()) {
+            (Some(why), None) => error!("{why}"),
+            (None, Some(_)) => info!("{} can be written again.", self.state.display()),
+            _ => {}
+        }
+        let is_unwritable = why.is_some();
+        self.brain.set_unwritable(why);
+        is_unwritable
     }
 
     /// Tells the operator of trouble when it begins and when it is over.

@@ -22,13 +22,13 @@ pub(crate) mod planes;
 mod report;
 mod rules;
 mod start;
+mod surface;
 mod trail;
 mod trap;
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io,
     net::TcpListener,
     path::PathBuf,
     sync::Arc,
@@ -57,6 +57,7 @@ use self::{
     keeper::{Keeper, Opened},
     rules::mode_of,
     start::{check_privileges, interface_names, load, lock, lock_state},
+    surface::Surface,
 };
 use crate::{
     act::{
@@ -90,7 +91,7 @@ use crate::{
         poll::{Poll, Target},
     },
     serve::{
-        control::{Call, Control},
+        control::Call,
         metrics::{self, Sources},
     },
 };
@@ -137,9 +138,11 @@ pub struct Agent {
     kept: Vec<Kept>,
     started: Instant,
     ticks: u64,
+    /// Why nobody can call.
+    deaf: Option<String>,
     warnings: Vec<String>,
     /// Held until the process ends, however it does.
-    _locks: [Flock<File>; 2],
+    _locks: Vec<Flock<File>>,
 }
 
 /// Why the daemon ended.
@@ -162,20 +165,23 @@ impl Agent {
     /// are.
     pub fn start(config: Config, config_path: Option<PathBuf>) -> Result<Self> {
         check_privileges()?;
-        std::fs::create_dir_all(&config.paths.state)
-            .with_context(|| format!("creating the state directory {}", config.paths.state.display()))?;
-        let state_lock = lock_state(&config.paths.state)?;
+        let locks = lock_state(&config.paths.state)?;
         let log = audit::open(&config).context("starting the audit log")?;
-        Self::open(config, config_path, state_lock, log.clone()).inspect_err(|error| {
+        Self::open(config, config_path, locks, log.clone()).inspect_err(|error| {
             audit::close(&log, &Err(anyhow::anyhow!("{error:#}")));
         })
     }
 
-    fn open(config: Config, config_path: Option<PathBuf>, state_lock: Flock<File>, audit: AuditLog) -> Result<Self> {
+    fn open(
+        config: Config,
+        config_path: Option<PathBuf>,
+        mut locks: Vec<Flock<File>>,
+        audit: AuditLog,
+    ) -> Result<Self> {
         let host = HostRoot::default();
         let names = interface_names(&config, &host)?;
         let pins = Pins::prepare(&config.paths.bpffs)?;
-        let pins_lock = lock(&config.paths.bpffs, File::open(&config.paths.bpffs), "the pins in")?;
+        locks.push(lock(&config.paths.bpffs, File::open(&config.paths.bpffs), "the pins in")?);
         let mode = match config.interfaces.mode {
             AttachMode::Native => Mode::Native,
             AttachMode::Generic => Mode::Generic,
@@ -197,7 +203,7 @@ impl Agent {
         warnings.extend(told);
         warnings.iter().for_each(|warning| warn!("{warning}"));
         warnings.truncate(8);
-        let feeds = Feeds::new(&config, &config.paths.state).context("opening the accepted feeds")?;
+        let feeds = Feeds::new(&config, &config.paths.state);
         let failures = Failures::open(&config.paths.state);
         let mut agent = Self {
             config,
@@ -229,8 +235,9 @@ impl Agent {
             kept: Vec::new(),
             started: Instant::now(),
             ticks: 0,
+            deaf: None,
             warnings,
-            _locks: [state_lock, pins_lock],
+            _locks: locks,
         };
         agent.set_sampling()?;
         agent.open_planes();
@@ -257,12 +264,7 @@ impl Agent {
         let socket = self.config.paths.socket.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let control = Control::bind(&socket).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    anyhow::anyhow!("another ftagent answers at {}: stop it first", socket.display())
-                }
-                _ => anyhow::Error::new(error).context(format!("listening at {}", socket.display())),
-            })?;
+            let (surface, calls) = Surface::open(&socket)?;
             let listener = self.bind_metrics()?;
             self.attach_all()?;
             // Threads inherit what is left of the capabilities, so this comes before any.
@@ -283,10 +285,9 @@ impl Agent {
                 let address = metrics::serve(listener, Arc::clone(&self.sources)).context("serving metrics")?;
                 info!(%address, "Metrics are served.");
             }
-            let calls = control.serve();
             notify(&[NotifyState::Ready]);
             info!("Ready.");
-            let ended = self.serve(calls, &poll).await?;
+            let ended = self.serve((surface, calls), &poll).await?;
             notify(&[NotifyState::Stopping]);
             shared.stop();
             latest.stop();
@@ -307,7 +308,12 @@ impl Agent {
         enabled.then(bind).transpose()
     }
 
-    async fn serve(&mut self, mut calls: mpsc::Receiver<Call>, poll: &thread::JoinHandle<()>) -> Result<Ended> {
+    async fn serve(
+        &mut self,
+        (mut surface, mut calls): (Surface, mpsc::Receiver<Call>),
+        poll: &thread::JoinHandle<()>,
+    ) -> Result<Ended> {
+        surface.look()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -339,6 +345,8 @@ impl Agent {
                     if poll.is_finished() {
                         bail!("the poll loop ended");
                     }
+                    surface.look()?;
+                    self.deaf = surface.trouble();
                     self.second();
                 }
             }
@@ -382,6 +390,8 @@ impl Agent {
             warn!(error = crate::chain(&error), "Reading the kernel's clocks failed.");
         }
         self.refresh_bounds();
+        self.feeds.save();
+        self.keep_mark();
         if let Err(error) = self.store.sweep(&mut self.lists) {
             warn!(
                 error = crate::chain(&error),

@@ -116,7 +116,9 @@ impl Agent {
         }
         let mut nft = Nft::default();
         nft.run(vec![json!({ "list": { "tables": null } })]).context("`mitigation.plane` is \"nftables\"")?;
-        fs::write(&mark, b"").with_context(|| format!("writing {}", mark.display()))?;
+        if let Err(error) = fs::write(&mark, b"") {
+            warn!(%error, mark = %mark.display(), "That rules are in nftables cannot be noted; it is tried again.");
+        }
         // What an earlier configuration left in the kernel program would come first, and count.
         kernel.install(&[], self.clock.hz()).context("taking rules out of the kernel program")?;
         let devices = self.ifaces.iter().map(|iface| iface.name.clone()).collect();
@@ -181,7 +183,17 @@ impl Agent {
     pub(super) fn remove_nftables(&mut self) -> Result<()> {
         let Some(nft) = self.nft.take() else { return Ok(()) };
         nft.remote.remove().map_err(|what| anyhow!(what))?;
-        Ok(fs::remove_file(mark(&self.config.paths.state))?)
+        unmark(&mark(&self.config.paths.state));
+        Ok(())
+    }
+
+    /// Notes that there is a table, where the disk did not take that yet.
+    pub(super) fn keep_mark(&self) {
+        let mark = mark(&self.config.paths.state);
+        if self.nft.is_some() && !mark.exists() {
+            // That nothing can be written is told anyway.
+            let _again = fs::write(&mark, b"");
+        }
     }
 }
 
@@ -199,7 +211,18 @@ pub(crate) fn remove_nftables_of(state: &Path) -> io::Result<()> {
         return Ok(());
     }
     Nft::default().run(gone()).map_err(io::Error::other)?;
-    fs::remove_file(mark)
+    unmark(&mark);
+    Ok(())
+}
+
+/// Notes that there is no table any more. Where the disk does not take that, the next start looks for it in vain.
+fn unmark(mark: &Path) {
+    match fs::remove_file(mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(%error, mark = %mark.display(), "That there is no nftables table any more cannot be noted.");
+        }
+        _ => {}
+    }
 }
 
 /// Returns whether an interface can be left without the kernel program for this reason.

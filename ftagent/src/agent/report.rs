@@ -45,6 +45,7 @@ impl Agent {
             audit: self.audit.metrics(),
             capture: self.capture_status(),
             alerts: self.post.as_ref().map(Post::status),
+            unwritable: self.brain.unwritable().is_some(),
         };
         *self.sources.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
@@ -111,8 +112,10 @@ impl Agent {
             format!("block and allow entries are in force but not saved, and a reboot would lose them: {why}")
         });
         unprotected
+            .chain(self.brain.unwritable())
             .chain(held)
             .chain(unsaved)
+            .chain(self.feeds.unsaved())
             .chain(self.rules_trouble())
             .chain(self.brain.trouble())
             .chain(self.alert_warnings())

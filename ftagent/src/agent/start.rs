@@ -1,6 +1,10 @@
 //! What a start makes sure of before it does anything.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -13,6 +17,7 @@ use super::iface::Iface;
 use crate::{
     bpf::{self, attach::Mode, base, pins::Pins, slots},
     config::{Config, InterfaceName},
+    record::is_of_disk,
     sense::host::{HostFacts, HostRoot},
 };
 
@@ -31,9 +36,29 @@ pub(super) fn check_privileges() -> Result<()> {
     }
 }
 
-/// Makes sure that this is the only daemon with this state directory.
-pub(super) fn lock_state(state: &Path) -> Result<Flock<File>> {
-    lock(state, File::create(state.join("lock")), "the state directory")
+/// Makes sure that this is the only daemon with this state directory, and makes it where it is not there. A disk that
+/// cannot be written is no reason to leave a node unprotected: the directory itself is locked, too, which needs none.
+pub(super) fn lock_state(state: &Path) -> Result<Vec<Flock<File>>> {
+    const WHAT: &str = "the state directory";
+    match fs::create_dir_all(state) {
+        Err(error) if !is_of_disk(&error) => {
+            return Err(error).with_context(|| format!("creating the state directory {}", state.display()));
+        }
+        _ => {}
+    }
+    // Nobody else can have what is not there.
+    let there = |found: io::Result<File>| match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found),
+    };
+    let path = state.join("lock");
+    let file = match File::create(&path) {
+        Err(error) if is_of_disk(&error) => there(File::open(&path)),
+        // The directory could not be made.
+        found => there(found),
+    };
+    let dir = there(File::open(state));
+    file.into_iter().chain(dir).map(|file| lock(state, file, WHAT)).collect()
 }
 
 /// Makes sure that this is the only daemon with this directory of state or pins: two would undo

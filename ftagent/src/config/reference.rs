@@ -74,7 +74,12 @@ pub const SECTIONS: &[Section] = &[
         doc: "Where things are kept. All paths are absolute.",
         keys: &[
             row("paths.bpffs", TEXT, "", "Directory for pinned maps and links; it lies on a BPF file system."),
-            row("paths.state", TEXT, "", "Directory for what outlives a restart."),
+            row(
+                "paths.state",
+                TEXT,
+                "",
+                "Directory for what outlives a restart. Where it cannot be written, the daemon protects, keeps nothing and says so.",
+            ),
             row("paths.socket", TEXT, "", "The control socket that the command line talks to."),
         ],
     },

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, access};
+use nix::{
+    errno::Errno,
+    sys::statvfs::statvfs,
+    unistd::{AccessFlags, access},
+};
 
 use super::{Check, DoctorInput, State, kernel, text};
 use crate::{config::Config, sense::host::HostRoot};
@@ -116,8 +120,19 @@ fn state_dir(dir: &Path) -> Check {
     match access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) if !there.is_dir() => Check::new(name, State::Fail, format!("{} is not a directory", there.display()))
             .mend("name another in `paths.state`"),
+        Ok(())
+            if statvfs(there)
+                .is_ok_and(|disk| disk.blocks_available() == 0 || disk.files() > 0 && disk.files_available() == 0) =>
+        {
+            Check::new(name, State::Fail, format!("{} cannot be written: its disk is full", there.display()))
+                .mend("make room: until then attacks are removed, and nothing is kept")
+        }
         Ok(()) if there == dir => Check::ok(name, format!("{} can be written", dir.display())),
         Ok(()) => Check::ok(name, format!("{} will be made", dir.display())),
+        Err(Errno::EROFS) => {
+            Check::new(name, State::Fail, format!("{} cannot be written: its disk is read-only", there.display()))
+                .mend("mount it read-write: until then attacks are removed, and nothing is kept")
+        }
         Err(error) => Check::new(name, State::Fail, format!("{} cannot be written: {}", there.display(), error.desc()))
             .mend(format!("install -d -m 0750 {} as root, or name another in `paths.state`", dir.display())),
     }

@@ -1,9 +1,9 @@
 //! Block lists from files: read when they change, compared with what was accepted last, held
 //! where they change too much.
 //!
-//! Entries are not kept in memory. The accepted version of each feed is a copy in the state
-//! directory, from which [`Feeds::build`] makes the set for the kernel, and against which the
-//! next version is compared, also after a restart.
+//! Entries are not kept in memory, unless the disk does not take them. The accepted version of each feed is a copy in
+//! the state directory, from which [`Feeds::build`] makes the set for the kernel, and against which the next version is
+//! compared, also after a restart.
 
 mod parse;
 mod store;
@@ -198,8 +198,8 @@ pub enum ConfirmError {
     /// No version waits.
     #[error("feed `{0}` has no version that waits for confirmation")]
     NotHeld(String),
-    /// The state directory refused.
-    #[error("feed `{name}`: {source}; is the state directory writable?")]
+    /// What was held cannot be read any more.
+    #[error("feed `{name}`: {source}; look at the disk of `paths.state`")]
     Io {
         /// The feed.
         name: String,
@@ -210,20 +210,34 @@ pub enum ConfirmError {
 
 impl Feeds {
     /// Takes the feeds of a configuration. Copies of feeds that are not in it are removed.
-    ///
-    /// # Errors
-    /// Where the state directory cannot be written.
-    pub fn new(config: &Config, state_dir: &Path) -> io::Result<Self> {
-        let store = Store::open(state_dir, config.feeds.iter().map(|feed| feed.name.as_str()))?;
-        let feeds = config.feeds.iter().map(|file| Feed::new(file.clone())).collect();
-        Ok(Self { store, feeds })
+    pub fn new(config: &Config, state_dir: &Path) -> Self {
+        let mut feeds = Self { store: Store::new(state_dir), feeds: Vec::new() };
+        feeds.reload(config);
+        feeds
     }
 
-    /// Looks at every file and reads those that changed. What is accepted is on disk when this
-    /// returns; [`Self::build`] makes a set of it.
+    /// Takes those of another configuration.
+    pub fn reload(&mut self, config: &Config) {
+        let names: Vec<&str> = config.feeds.iter().map(|feed| feed.name.as_str()).collect();
+        self.store.keep_only(&names);
+        self.feeds = config.feeds.iter().map(|file| Feed::new(file.clone())).collect();
+    }
+
+    /// Tries again to write what the disk has not taken yet.
+    pub fn save(&mut self) {
+        self.store.save();
+    }
+
+    /// Returns which feeds are in memory alone, in words.
+    pub fn unsaved(&self) -> Option<String> {
+        self.store.unsaved()
+    }
+
+    /// Looks at every file and reads those that changed. What is accepted is on disk when this returns, or
+    /// [`Self::unsaved`] says why not; [`Self::build`] makes a set of it.
     pub fn poll(&mut self, guard: &Guard) -> Vec<FeedEvent> {
         let event = |feed: &mut Feed| {
-            let kind = feed.look(&self.store, guard)?;
+            let kind = feed.look(&mut self.store, guard)?;
             feed.note(&kind);
             Some(FeedEvent { name: feed.file.name.clone(), kind })
         };
@@ -301,7 +315,7 @@ impl Feed {
     }
 
     /// Looks at the file; `None` where nothing happened.
-    fn look(&mut self, store: &Store, guard: &Guard) -> Option<FeedEventKind> {
+    fn look(&mut self, store: &mut Store, guard: &Guard) -> Option<FeedEventKind> {
         if self.status.state == FeedState::New {
             self.status.entries = store.count(&self.file.name).unwrap_or(0);
         }
@@ -338,7 +352,7 @@ impl Feed {
     }
 
     /// Reads the file and decides; `None` where it changed meanwhile.
-    fn load(&self, store: &Store, guard: &Guard, stamp: Stamp) -> io::Result<Option<FeedEventKind>> {
+    fn load(&self, store: &mut Store, guard: &Guard, stamp: Stamp) -> io::Result<Option<FeedEventKind>> {
         let file = File::open(&self.file.path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("is not a regular file"));
@@ -361,10 +375,10 @@ impl Feed {
         let (added, removed) = old.as_ref().map_or((entries.len(), 0), |old| entries.changes_since(old));
         let change = Change { entries: entries.len(), added, removed };
         if old.is_some_and(|old| must_hold(old.len(), change)) {
-            store.hold(&self.file.name, &entries).map_err(in_store)?;
+            store.hold(&self.file.name, &entries);
             return Ok(Some(FeedEventKind::Held { change, report }));
         }
-        store.accept(&self.file.name, (added + removed > 0).then_some(&entries)).map_err(in_store)?;
+        store.accept(&self.file.name, (added + removed > 0).then_some(&entries));
         Ok(Some(FeedEventKind::Accepted { change, report }))
     }
 

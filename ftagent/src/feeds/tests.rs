@@ -96,7 +96,7 @@ impl Bench {
     fn open(dir: &tempfile::TempDir) -> Feeds {
         let path = dir.path().join("list.txt");
         let text = format!("[[feeds]]\nname = \"list\"\npath = {path:?}\n");
-        Feeds::new(&Config::parse(&text, "test").unwrap(), dir.path()).unwrap()
+        Feeds::new(&Config::parse(&text, "test").unwrap(), dir.path())
     }
 
     fn restart(&mut self) {
@@ -201,6 +201,31 @@ fn a_feed_that_vanishes_or_turns_to_rubbish_keeps_its_last_version() {
 }
 
 #[test]
+fn a_feed_is_in_force_although_the_disk_does_not_take_it() {
+    let mut bench = Bench::new();
+    // Nothing can be written where a file is.
+    let dir = bench.dir.path().join("feeds");
+    fs::write(&dir, "").unwrap();
+    bench.write(0..100);
+    assert_eq!(bench.poll(), ("accepted", 100));
+    let told = bench.feeds.unsaved().unwrap();
+    assert!(told.contains("list.accepted") && told.contains("paths.state"), "{told}");
+    bench.write(0..10);
+    assert_eq!(bench.poll(), ("held", 100), "it is compared with what is in memory");
+    bench.feeds.confirm("list").unwrap();
+    assert_eq!(bench.poll(), ("nothing", 10));
+    bench.feeds.save();
+    assert!(bench.feeds.unsaved().is_some());
+    fs::remove_file(&dir).unwrap();
+    bench.feeds.save();
+    assert_eq!(bench.feeds.unsaved(), None);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing is held any more");
+    bench.restart();
+    bench.write(0..9);
+    assert_eq!(bench.poll(), ("accepted", 9), "compared with the ten");
+}
+
+#[test]
 fn an_address_that_becomes_our_own_is_left_out() {
     let mut bench = Bench::new();
     bench.write(0..100);
@@ -215,6 +240,6 @@ fn copies_of_feeds_that_are_not_configured_any_more_are_removed() {
     let mut bench = Bench::new();
     bench.write(0..100);
     bench.poll();
-    Feeds::new(&Config::default(), bench.dir.path()).unwrap();
+    Feeds::new(&Config::default(), bench.dir.path());
     assert_eq!(fs::read_dir(bench.dir.path().join("feeds")).unwrap().count(), 0);
 }

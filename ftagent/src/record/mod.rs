@@ -20,10 +20,31 @@ use std::{
     time::SystemTime,
 };
 
+use nix::errno::Errno;
+
 use crate::act::store::unix;
 
 /// Files of one name that are kept aside.
 const KEPT_ASIDE: usize = 5;
+
+/// What is written to find out whether a disk takes anything: a block.
+const PROBE: [u8; 4096] = [0; 4096];
+
+/// Returns whether a disk is to blame that is full, read-only or broken: it may come back.
+pub fn is_of_disk(error: &io::Error) -> bool {
+    let found = error.raw_os_error().map(Errno::from_raw);
+    matches!(found, Some(Errno::EROFS | Errno::ENOSPC | Errno::EDQUOT | Errno::EIO))
+}
+
+/// Finds out whether the state directory can be written, by writing; makes it where it is not there.
+///
+/// # Errors
+/// What the file system says.
+pub fn probe(state: &Path) -> io::Result<()> {
+    fs::create_dir_all(state)?;
+    let mut file = tempfile::Builder::new().prefix(".probe-").tempfile_in(state)?;
+    file.write_all(&PROBE)
+}
 
 /// Replaces a file at once: whoever reads it, after a crash too, finds the old one or the new one.
 ///

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -21,7 +22,7 @@ use super::protocol::{Answer, REQUEST_BYTES, Request};
 /// A caller that says nothing for this long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests that wait at most; further callers wait for a place.
-const QUEUE: usize = 16;
+pub const QUEUE: usize = 16;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +76,8 @@ impl Control {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Accepts callers for ever; every call arrives at the receiver.
-    pub fn serve(self) -> mpsc::Receiver<Call> {
-        let (calls, receiver) = mpsc::channel(QUEUE);
+    /// Accepts callers for ever; every call is given to `calls`, which holds [`QUEUE`].
+    pub fn serve(self, calls: mpsc::Sender<Call>) -> JoinHandle<()> {
         tokio::spawn(async move {
             loop {
                 match self.listener.accept().await {
@@ -95,8 +95,7 @@ impl Control {
                     }
                 }
             }
-        });
-        receiver
+        })
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Facts {
     pub capture: Option<CaptureStatus>,
     /// Who is told; absent until the agent runs.
     pub alerts: Option<crate::alert::Status>,
+    /// Nothing can be written to the state directory.
+    pub unwritable: bool,
 }
 
 /// What a scrape reads.
@@ -74,7 +76,7 @@ pub struct Sources {
 }
 
 /// The metrics, each with its help text. The list in `docs/METRICS.md` is generated from it.
-pub const METRICS: [(&str, &str); 54] = [
+pub const METRICS: [(&str, &str); 55] = [
     ("ftagent_packets_total", "Packets seen by the datapath, dropped ones included, by interface and traffic class."),
     ("ftagent_bytes_total", "Bytes of those packets: from the Ethernet header on, without FCS."),
     ("ftagent_dropped_packets_total", "Packets dropped, by interface, traffic class and reason."),
@@ -181,6 +183,10 @@ pub const METRICS: [(&str, &str); 54] = [
     ("ftagent_alert_sink_up", "1 while nothing is known against a sink, 0 while its deliveries fail."),
     ("ftagent_alert_outbox_bytes", "Bytes of the outbox on disk."),
     ("ftagent_alert_outbox_unsaved", "1 while the outbox cannot be written to disk. It should be 0."),
+    (
+        "ftagent_state_unwritable",
+        "1 while nothing can be written to `paths.state`: the node is protected, and nothing is kept. It should be 0.",
+    ),
     ("ftagent_build_info", "1, with the version as a label."),
 ];
 
@@ -280,6 +286,8 @@ pub fn encode(sources: &Sources) -> prometheus::Result<Vec<u8>> {
     }
     let held = scrape.gauge("ftagent_feeds_held", &[])?;
     held.with_label_values::<&str>(&[]).set(i64::try_from(facts.feeds_held).unwrap_or(i64::MAX));
+    let unwritable = scrape.gauge("ftagent_state_unwritable", &[])?;
+    unwritable.with_label_values::<&str>(&[]).set(i64::from(facts.unwritable));
     let build = scrape.rate("ftagent_build_info", &["version"])?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
     let mut text = Vec::new();

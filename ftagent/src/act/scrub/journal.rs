@@ -77,11 +77,11 @@ pub fn listed(state: &Path) -> Vec<(String, Vec<String>)> {
 }
 
 impl<I: Item> Journal<I> {
-    /// Reads the journal of a plane, or begins one.
+    /// Reads the journal of a plane, or begins one. Its directory is made when it is written: until then nothing is
+    /// asked.
     pub fn open(dir: &Path, name: &str) -> Result<Self, String> {
         let path = dir.join(format!("{name}.json"));
         let wrong = |what: &str, error: io::Error| format!("{}: {what} ({error})", path.display());
-        fs::create_dir_all(dir).map_err(|error| wrong("its directory cannot be made", error))?;
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -144,6 +144,7 @@ impl<I: Item> Journal<I> {
         }
         let write = || -> io::Result<()> {
             let dir = self.path.parent().unwrap_or(Path::new("."));
+            fs::create_dir_all(dir)?;
             let mut file = tempfile::NamedTempFile::new_in(dir)?;
             file.write_all(&serde_json::to_vec(&Written { version: VERSION, entries: &self.entries })?)?;
             file.as_file().sync_all()?;

@@ -115,12 +115,19 @@ struct Stage {
     engine: Engine<Fake>,
     log: Log,
     clock: Arc<AtomicU64>,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl Stage {
     fn new() -> Self {
+        Self::at("")
+    }
+
+    /// With its journal there, below a directory of its own.
+    fn at(place: &str) -> Self {
         let state = tempfile::tempdir().unwrap();
+        // One that leads to nothing is a place where nothing can be written, until there is something.
+        std::os::unix::fs::symlink(state.path().join("missing"), state.path().join("link")).unwrap();
         let (world, clock) = (Arc::new(Mutex::new(World::default())), Arc::new(AtomicU64::new(1_000_000)));
         let its = Arc::clone(&clock);
         let minute = Duration::from_secs(60);
@@ -138,8 +145,8 @@ impl Stage {
             longest: 5 * minute,
         };
         let now = Box::new(move || Duration::from_secs(its.load(Ordering::Relaxed)));
-        let engine = Engine::open("fake", Fake(Arc::clone(&world)), state.path(), pace, now).unwrap();
-        Self { world, engine, log: Log::default(), clock, _state: state }
+        let engine = Engine::open("fake", Fake(Arc::clone(&world)), &state.path().join(place), pace, now).unwrap();
+        Self { world, engine, log: Log::default(), clock, state }
     }
 
     fn world(&self) -> std::sync::MutexGuard<'_, World> {
@@ -184,6 +191,17 @@ fn what_is_taken_back_does_not_wait_for_the_audit_log() {
     assert_eq!(stage.standing(10, &[TWO]), Standing::Present);
     let acts = stage.log.acts.lock().unwrap().clone();
     assert!(acts.contains(&format!("unfilter {}: Ok(())", stage_key(ONE))), "{acts:?}");
+}
+
+#[test]
+fn nothing_is_asked_before_the_journal_can_be_written_and_then_it_is() {
+    let mut stage = Stage::at("link");
+    let standing = stage.standing(0, &[ONE]);
+    assert!(matches!(&standing, Standing::Failed(why) if why.contains("cannot be written")), "{standing:?}");
+    assert!(stage.world().asked.is_empty());
+    std::fs::create_dir(stage.state.path().join("missing")).unwrap();
+    assert_eq!(stage.standing(400, &[ONE]), Standing::Asked);
+    assert_eq!(stage.world().asked.len(), 1);
 }
 
 #[test]
