@@ -73,6 +73,14 @@ fn the_command_says_identical_or_where_it_differs() {
     let options = Options { scenario: Some(scenario), capsule: Some(out.clone()), ..Options::default() };
     let report = run(&options).unwrap();
     assert_eq!(report.incidents.len(), 1);
+    // What patterns say of the packets is part of what is decided, and of what must be the same again.
+    let incident = report.incidents.first().unwrap();
+    let named = incident.named.clone().unwrap();
+    assert_eq!(
+        (named.tool.as_str(), incident.tool.as_deref(), incident.closed_ms.is_some()),
+        ("Mirai", Some("Mirai"), true)
+    );
+    assert!(named.pattern == "mirai_scan" && named.share > 0.9, "{named:?}");
     let error = run(&options).unwrap_err();
     assert!(matches!(error, ReplayError::Write { .. }), "what is there is not replaced: {error}");
     assert!(capsule::replay(&out).unwrap().identical);
@@ -85,6 +93,8 @@ fn the_command_says_identical_or_where_it_differs() {
     let path = out.to_str().unwrap();
     let (code, text) = ftagent(&["replay", path]);
     assert!(code == Some(0) && text.contains("decisions: identical"), "{text}");
+    let (_, text) = ftagent(&["replay", "--scenario", at.join("scenario.toml").to_str().unwrap()]);
+    assert!(text.contains("looks like Mirai: the pattern mirai_scan matches"), "{text}");
     let (code, text) = ftagent(&["replay", path, "--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &json["identical"], &json["began_from"]), (Some(0), &true.into(), &"state".into()), "{text}");

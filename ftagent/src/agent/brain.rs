@@ -372,6 +372,13 @@ impl Brain {
         self.published().watched.clone()
     }
 
+    /// Takes in what patterns of indicators say of the open incident.
+    pub(super) fn name_tool(&self, input: Input) {
+        let mut core = self.core();
+        let events = core.put(input);
+        self.publish(&mut core, events);
+    }
+
     /// Takes the operator's word that the present load is normal.
     pub fn accept(&self) -> Vec<Event> {
         let mut core = self.core();

@@ -1,19 +1,19 @@
 //! Captures: the recorder's place in the daemon, and what operators ask of it.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{Agent, mitigator::Failure};
+use super::{Agent, brain::Brain, mitigator::Failure};
 use crate::{
     bpf::captures::CaptureRing,
     config::Config,
     record::{
         audit::diff::masked,
         capsule::journal::Chronicler,
-        ioc::{Collector, Shelf},
+        ioc::{Collector, Shelf, Teller},
         recorder::{
             self, Companion, Companions, Manual,
             meta::Status,
@@ -46,7 +46,7 @@ impl Agent {
         let first = self.ifaces.first().context("no interface is configured")?;
         let ring = CaptureRing::open(&first.ebpf).context("opening the ring of captured packets")?;
         let (state, settings) = (&self.config.paths.state, self.config.capture);
-        let started = recorder::spawn(state, settings, (reader, Some(ring)), companions(&self.config));
+        let started = recorder::spawn(state, settings, (reader, Some(ring)), companions(&self.config, &self.brain));
         self.recorder = Some(started.context("starting the recorder")?);
         self.brain.set_tape(tape);
         if let Some(settings) = self.config.remote.clone() {
@@ -165,7 +165,9 @@ fn is_over(dir: &Path) -> bool {
 }
 
 /// Makes what makes whatever else is kept of an incident.
-fn companions(config: &Config) -> Companions {
+fn companions(config: &Config, brain: &Brain) -> Companions {
+    let brain = brain.clone();
+    let teller: Teller = Arc::new(move |input| brain.name_tool(input));
     let (journal_bytes, collects) = (config.capture.journal_bytes, config.indicators.enabled);
     let written = serde_json::to_value(&config.written).map(|written| masked(&written)).unwrap_or_default();
     let text = toml::to_string(&written).unwrap_or_default();
@@ -173,7 +175,7 @@ fn companions(config: &Config) -> Companions {
     Box::new(move || {
         let mut all: Vec<Box<dyn Companion>> = vec![Box::new(Chronicler::new(journal_bytes, text.clone()))];
         if let Some(shelf) = &shelf {
-            all.push(Box::new(Collector::new(shelf.library())));
+            all.push(Box::new(Collector::new(shelf.library(), Arc::clone(&teller))));
         }
         all
     })

@@ -310,6 +310,7 @@ fn lines(kind: Kind, about: &Incident, context: &Context<'_>) -> Vec<String> {
     if !line.is_empty() && kind != Kind::Closed {
         lines.push(format!("Evidence: {line} ({} sure)", percent(about.confidence)));
     }
+    lines.extend(about.named.as_ref().map(|named| format!("Looks like: {} ({})", named.tool, named.words())));
     lines.extend(rules(about));
     for (class, pps) in &about.thinned {
         lines.push(format!("Thinned, because no rule is safe: {class} keeps {}pps", short(*pps)));

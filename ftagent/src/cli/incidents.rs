@@ -133,8 +133,9 @@ pub fn alarm(incident: &Incident, now_ms: i64) -> String {
     let quiet = incident
         .quiet_since
         .map_or(String::new(), |since| format!(", quiet for {}", span(now_ms.saturating_sub(since.unix_ms))));
+    let named = incident.named.as_ref().map_or(String::new(), |named| format!(", looks like {}", named.tool));
     format!(
-        "{word}: {}, {}, for {}{quiet}: {}, {} (peak {}, {}): `ftagent incidents show {}`\n",
+        "{word}: {}, {}{named}, for {}{quiet}: {}, {} (peak {}, {}): `ftagent incidents show {}`\n",
         vectors(incident),
         incident.severity.as_str(),
         span(now_ms.saturating_sub(incident.opened.unix_ms)),

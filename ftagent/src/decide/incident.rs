@@ -44,6 +44,32 @@ pub struct Entry {
     pub what: String,
 }
 
+/// The tool or family that most of an incident's packets match a pattern of. A hint: it decides nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Named {
+    /// Its name, as the pattern has it.
+    pub tool: String,
+    /// The pattern.
+    pub pattern: String,
+    /// The share of the incident's packets that match, 0 to 1.
+    pub share: f64,
+    /// Samples of the incident that were looked at when this was said.
+    pub samples: u64,
+    /// How sure it is: the pattern's confidence, times the share.
+    pub confidence: f64,
+}
+
+impl Named {
+    /// Returns why, in words.
+    pub fn words(&self) -> String {
+        let Self { pattern, share, samples, confidence, .. } = self;
+        let (share, confidence) = (share * 100.0, confidence * 100.0);
+        format!(
+            "the pattern {pattern} matches {share:.0} % of what {samples} samples stand for, {confidence:.0} % sure"
+        )
+    }
+}
+
 /// An incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
@@ -57,8 +83,11 @@ pub struct Incident {
     pub confidence: f64,
     /// How bad it got.
     pub severity: Severity,
-    /// The tool that the packets look like.
+    /// The tool that the packets look like: what [`Self::named`] says, or else what the first finding does.
     pub tool: Option<String>,
+    /// What the patterns of indicators say of that, where one names a tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<Named>,
     /// When the excess began.
     pub began: Now,
     /// When it was decided that this is an attack.
@@ -109,6 +138,7 @@ impl Incident {
             confidence: 1.0,
             severity: Severity::Low,
             tool: None,
+            named: None,
             began,
             opened,
             closed: None,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Decider, Event, Now,
+    incident::Named,
     ladder::{Report, Uplink, Upstream},
     mitigate::{Exempt, Mode},
 };
@@ -48,6 +49,13 @@ pub enum Input {
         /// See [`Self::Approve`]; absent: everything.
         step: Option<u32>,
     },
+    /// What patterns of indicators say of the open incident's packets.
+    Tool {
+        /// The incident; where another is open, this comes too late.
+        incident: String,
+        /// What made them; absent: nothing that a pattern names does most of them any more.
+        named: Option<Named>,
+    },
 }
 
 /// An operator's rule whose cost is measured.
@@ -83,6 +91,7 @@ impl Decider {
             Input::Planes(reports) => self.note_reports(reports),
             Input::Approve { step } => return self.operate(|ladder, now| ladder.approve(step, now)),
             Input::Deny { step } => return self.operate(|ladder, now| ladder.deny(step, now)),
+            Input::Tool { incident, named } => return self.name_tool(&incident, named),
             Input::Withdraw { step } => return self.operate(|ladder, now| ladder.withdraw(step, now)),
         }
         Vec::new()

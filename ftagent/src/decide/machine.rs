@@ -14,7 +14,7 @@ use super::{
     classify::Finding,
     destinations::Destinations,
     detect::{Detector, limits},
-    incident::{Entry, Incident, Severity},
+    incident::{Entry, Incident, Named, Severity},
     mitigate::Phase,
 };
 
@@ -233,6 +233,24 @@ impl Machine {
         events
     }
 
+    /// Takes in what patterns say of the packets of the open incident; of another, it comes too late.
+    pub fn name_tool(&mut self, now: Now, id: &str, named: Option<Named>) -> Vec<Event> {
+        let open = self.open.as_ref().and(self.incidents.back_mut());
+        let Some(incident) = open.filter(|incident| incident.id == id) else { return Vec::new() };
+        let before = std::mem::replace(&mut incident.named, named);
+        incident.tool = tool_of(incident);
+        let name = |named: &Option<Named>| named.as_ref().map(|named| (named.tool.clone(), named.pattern.clone()));
+        if name(&before) == name(&incident.named) {
+            return Vec::new();
+        }
+        let what = match &incident.named {
+            Some(named) => format!("looks like {}: {}", named.tool, named.words()),
+            None => "does not look like one tool's any more: no pattern matches most of it".to_owned(),
+        };
+        note(incident, now, what.clone());
+        vec![Event::Changed { id: incident.id.clone(), what }]
+    }
+
     /// Follows the rates, and closes the incident when it is over.
     pub fn on_tick(&mut self, tick: &Tick<'_>, known: &Known<'_>) -> Vec<Event> {
         let waits = |since| tick.now.mono_ns.saturating_sub(since) < UNCONFIRMED_NS;
@@ -305,6 +323,12 @@ impl Machine {
     }
 }
 
+/// Returns the tool that an incident's packets look like: patterns know more of it than the findings.
+fn tool_of(incident: &Incident) -> Option<String> {
+    let named = incident.named.as_ref().map(|named| named.tool.clone());
+    named.or_else(|| incident.findings.iter().find_map(|finding| finding.tool.clone()))
+}
+
 /// Says of rules that the daemon before this one had that they are no longer kept: what still holds
 /// of them ends by itself.
 fn end_rules(incident: &mut Incident) {
@@ -357,7 +381,7 @@ impl Open {
         incident.findings = findings.map(|support| support.finding.clone()).collect();
         let sure = incident.findings.iter().map(|finding| finding.confidence);
         incident.confidence = sure.fold(0.0, f64::max);
-        incident.tool = incident.findings.iter().find_map(|finding| finding.tool.clone());
+        incident.tool = tool_of(incident);
         let before = std::mem::replace(&mut incident.vectors, vectors);
         let same = before.len() == incident.vectors.len() && before.iter().all(|v| incident.vectors.contains(v));
         let names: Vec<&str> = incident.vectors.iter().map(|vector| vector.as_str()).collect();

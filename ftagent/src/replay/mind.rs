@@ -11,6 +11,7 @@ use ftagent_common::{
 use super::{
     ReplayError,
     gate::{Gate, Shown},
+    naming::Naming,
     rules::Rules,
     scribe::{Given, Scribe},
     timeline::Event,
@@ -63,6 +64,8 @@ pub(super) struct Mind {
     /// What becomes a capsule, where one is wanted, and the samples of the present tick as they came.
     record: Option<Scribe>,
     records: Vec<SampleRecord>,
+    /// Says which tools are at work; absent where nobody is to.
+    naming: Option<Naming>,
     /// Whether the victim's own packets are in the captures.
     sees_outbound: bool,
 }
@@ -95,6 +98,7 @@ impl Mind {
             outbound: Vec::new(),
             record: None,
             records: Vec::new(),
+            naming: None,
             sees_outbound,
         }
     }
@@ -102,6 +106,11 @@ impl Mind {
     /// Has the guard at work.
     pub(super) fn set_gate(&mut self, gate: Gate) {
         self.gate = Some(gate);
+    }
+
+    /// Has it said which tools are at work.
+    pub(super) fn set_naming(&mut self, naming: Naming) {
+        self.naming = Some(naming);
     }
 
     /// Returns the guard, where it is at work.
@@ -144,7 +153,7 @@ impl Mind {
                 self.pace.wake(now_ns);
             }
             self.samples.push(Packet::of_sample(&record));
-            if self.record.is_some() {
+            if self.record.is_some() || self.naming.is_some() {
                 self.records.push(record);
             }
         }
@@ -184,10 +193,16 @@ impl Mind {
             host: None,
             rules,
         });
+        let records = std::mem::take(&mut self.records);
+        let said = self.naming.as_mut().and_then(|naming| naming.tick(&self.decider, &records, now));
         if let Some(scribe) = &mut self.record {
             let given = Given { now, elapsed_ns, counts: &self.counts, rules };
             let outbound = self.sees_outbound.then_some(self.outbound.as_slice());
-            scribe.tick(given, std::mem::take(&mut self.records), outbound, &self.before, (&self.decider, events))?;
+            scribe.tick(given, records, outbound, &self.before, (&self.decider, events))?;
+        }
+        if let Some(input) = said {
+            self.record.as_mut().map_or(Ok(()), |scribe| scribe.input(&input))?;
+            self.decider.put(input);
         }
         self.rules.end_tick(self.ticks, now_ns, &self.decider, datapath)?;
         self.hold(now_ns);

@@ -11,6 +11,7 @@ pub mod check;
 pub mod frame;
 mod gate;
 mod mind;
+mod naming;
 pub mod output;
 pub mod report;
 pub mod rewrite;

@@ -9,7 +9,7 @@ use super::scenario::Label;
 use crate::decide::{
     Incident, Severity, Vector,
     classify::{Evidence, Finding},
-    incident::Entry,
+    incident::{Entry, Named},
     mitigate::{self, Phase, RuleCount, Wanted},
 };
 
@@ -112,6 +112,8 @@ pub struct IncidentReport {
     pub severity: Severity,
     /// The tool that the packets look like.
     pub tool: Option<String>,
+    /// The pattern of indicators that names it, and how much of the attack matches; `null` where none does.
+    pub named: Option<Named>,
     /// When the excess began.
     pub began_ms: u64,
     /// When it was decided that this is an attack.
@@ -179,6 +181,7 @@ impl From<&Incident> for IncidentReport {
             confidence: incident.confidence,
             severity: incident.severity,
             tool: incident.tool.clone(),
+            named: incident.named.clone(),
             began_ms: incident.began.mono_ns / 1_000_000,
             opened_ms: incident.opened.mono_ns / 1_000_000,
             mitigated_ms: incident.mitigated.map(|at| at.mono_ns / 1_000_000),
@@ -271,6 +274,9 @@ impl IncidentReport {
         let closed = closed_ms.map_or("still open".to_owned(), |ms| format!("closed at {}", seconds(ms)));
         writeln!(out, "\nincident {}: {vector}, {severity}, {confidence:.0} % sure", self.id)?;
         writeln!(out, "  opened at {}{mitigated}, {closed}; {}", seconds(*opened_ms), evidence.line)?;
+        if let Some(named) = &self.named {
+            writeln!(out, "  looks like {}: {}", named.tool, named.words())?;
+        }
         self.rules.iter().try_for_each(|rule| write_rule(rule, out))
     }
 }

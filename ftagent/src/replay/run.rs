@@ -16,6 +16,7 @@ use super::{
     capture::{Capture, CaptureError},
     gate::{self, Gate, Shown},
     mind::Mind,
+    naming::Naming,
     output::PcapWriter,
     report::{self, Counts, IncidentReport, NoticeReport, Report, SourceReport},
     rules::Rules,
@@ -174,6 +175,9 @@ pub fn run_watched(options: &Options, watch: &mut dyn FnMut(&Seen<'_>)) -> Resul
             (false, false) => Shown::Knocks,
         };
         run.shown = run.sources.iter().zip(0..).map(shown).collect();
+    }
+    if config.indicators.enabled {
+        mind.set_naming(Naming::new());
     }
     scribe.into_iter().for_each(|scribe| mind.record(scribe));
     run.passed = Output::create(options.out_passed.as_deref())?;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::ReplayError;
 use crate::{
-    decide::{Counts, Decider, Event, Now, Packet, mitigate::RuleCount},
+    decide::{Counts, Decider, Event, Now, Packet, input::Input, mitigate::RuleCount},
     record::{
         capsule::{
             export::{self, export},
@@ -85,6 +85,12 @@ impl Scribe {
             slots: None,
         };
         self.journal.take(&Fact::Tick(Box::new(tick))).map_err(|source| unwritten(&self.out, source))
+    }
+
+    /// Takes in what is done to the core before the next tick.
+    pub(super) fn input(&mut self, input: &Input) -> Result<(), ReplayError> {
+        let fact = Fact::Input(Box::new(input.clone()));
+        self.journal.take(&fact).map_err(|source| unwritten(&self.out, source))
     }
 
     /// Writes the capsule. The incident in it is the first one; the others are among its decisions.

@@ -23,7 +23,7 @@ use ftagent_tests::{
 };
 use serde_json::Value;
 
-use super::send;
+use super::{guard::Flooding, send};
 
 const SECTIONS: &str = "[learning]\ntrust_after = \"2s\"\n[services]\ndetect = false\n[mitigation]\nmode = \"enforce\"\n\
                         [capture]\nmin_free = \"0 B\"\npre_roll = \"5s\"\n";
@@ -326,6 +326,35 @@ fn an_operator_captures_every_packet_of_a_filter_whole() {
         assert!(!daemon.ok(&["rules"]).unwrap().contains("capture"));
         let refused = daemon.refused(&["rules", "add", "udp sport 1 then capture"]).unwrap();
         assert!(refused.contains("ftagent capture start --full"), "{refused}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn patterns_name_the_tool_of_an_incident_wherever_it_is_shown_and_in_its_capsule() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        daemon.wait_for_log(0, "the baseline is trusted from now on").unwrap();
+        let mut flood = vectors::find("udp_flood").unwrap().flood(&vectors::Link::to_here(&veth, false));
+        flood.template.payload = b"A cat is fine too. Desudesudesu~".repeat(16);
+        let flooding = Flooding::begin(sandbox, &veth, Flood { pps: Some(10_000), ..flood });
+        let id = wait_for("an incident", A_MINUTE, || opened(&daemon)).unwrap();
+        let shown = || Some(daemon.ok(&["incidents", "show", &id]).unwrap()).filter(|said| said.contains("loic_text"));
+        let shown = wait_for("its tool", A_MINUTE, shown).unwrap();
+        assert!(shown.contains("looks like") && shown.contains("LOIC (the pattern loic_text matches"), "{shown}");
+        assert!(daemon.ok(&["status"]).unwrap().contains("looks like LOIC"));
+        flooding.end();
+        complete(&daemon, &id);
+        let answer: Value = serde_json::from_str(&daemon.ok(&["incidents", "show", &id, "--json"]).unwrap()).unwrap();
+        assert_eq!((&answer["tool"], &answer["named"]["pattern"]), (&"LOIC".into(), &"loic_text".into()), "{answer}");
+        let capsule = daemon.path("incident.ftcapsule");
+        daemon.ok(&["capture", "export", &id, "--capsule", "--out", capsule.to_str().unwrap()]).unwrap();
+        assert!(daemon.ok(&["replay", capsule.to_str().unwrap()]).unwrap().contains("decisions: identical"));
+        let unpacked = Command::new("tar").arg("-xOf").arg(&capsule).arg("decisions.jsonl").output().unwrap();
+        let decisions = String::from_utf8_lossy(&unpacked.stdout).into_owned();
+        assert!(decisions.contains("\"pattern\":\"loic_text\""), "{decisions} {unpacked:?}");
     })
     .unwrap();
 }

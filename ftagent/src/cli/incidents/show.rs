@@ -14,6 +14,7 @@ use crate::{
     decide::{
         Incident, Metric, Severity,
         classify::{Evidence, Finding, Share},
+        incident::Named,
         mitigate::Phase,
     },
 };
@@ -91,7 +92,8 @@ fn summary(incident: &Incident, now_ms: i64) -> Vec<(&'static str, String)> {
         rows.push(("mitigated", format!("{}, {after} after it began", when(mitigated.unix_ms))));
     }
     if let Some(tool) = &incident.tool {
-        rows.push(("looks like", format!("{tool} (a hint, nothing is decided by it)")));
+        let why = incident.named.as_ref().map_or_else(|| "a hint".to_owned(), Named::words);
+        rows.push(("looks like", format!("{tool} ({why}; nothing is decided by it)")));
     }
     rows
 }

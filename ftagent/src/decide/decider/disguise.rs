@@ -63,6 +63,8 @@ impl Input {
             // The ladder of a disguised core is not used: what it is about is addresses.
             Self::Upstream(_) => Self::Upstream(Box::default()),
             Self::Planes(_) => Self::Planes(Vec::new()),
+            // Indicators are left out, and the incidents are others.
+            Self::Tool { incident, .. } => Self::Tool { incident, named: None },
             Self::Accept(_)
             | Self::Reset(_)
             | Self::Uplink(_)

@@ -1,7 +1,7 @@
 //! What people and the next life of the daemon get to know of the decisions.
 
 use super::*;
-use crate::decide::input::WatchedRule;
+use crate::decide::{incident::Named, input::WatchedRule};
 
 impl Decider {
     /// Returns how it decides.
@@ -34,6 +34,11 @@ impl Decider {
         let ids = incidents.iter().flat_map(|incident| &incident.rules).map(|rule| rule.id);
         self.keeper.count_from(ids.max().unwrap_or(0));
         self.machine.remember(incidents, now);
+    }
+
+    /// Takes in what patterns say of an incident's packets.
+    pub(in crate::decide) fn name_tool(&mut self, incident: &str, named: Option<Named>) -> Vec<Event> {
+        self.machine.name_tool(self.now, incident, named)
     }
 
     /// Returns the latest notices, oldest first.

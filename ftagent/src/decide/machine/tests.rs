@@ -229,3 +229,40 @@ fn an_attack_that_ended_while_the_daemon_was_away_is_closed() {
     let incident = node.incidents()[0].clone();
     assert!(!incident.is_open() && incident.timeline.last().unwrap().what.contains("had ended"), "{incident:#?}");
 }
+
+#[test]
+fn patterns_name_the_tool_of_the_open_incident_alone() {
+    let named = |tool: &str, share| Named {
+        tool: tool.to_owned(),
+        pattern: format!("{}_scan", tool.to_lowercase()),
+        share,
+        samples: 100,
+        confidence: 0.95 * share,
+    };
+    let mut node = Node::new();
+    node.run(30, &[SYN]);
+    let id = node.incidents()[0].id.clone();
+    let now = Now { mono_ns: node.tick * TICK_NS, unix_ms: 0 };
+    assert_eq!(node.machine.name_tool(now, "another", Some(named("Mirai", 0.9))), []);
+    assert_eq!(node.incidents()[0].tool, None);
+    let what =
+        "looks like Mirai: the pattern mirai_scan matches 97 % of what 100 samples stand for, 92 % sure".to_owned();
+    let told = node.machine.name_tool(now, &id, Some(named("Mirai", 0.97)));
+    assert_eq!(told, [Event::Changed { id: id.clone(), what: what.clone() }]);
+    assert_eq!(node.incidents()[0].timeline.last().map(|entry| &entry.what), Some(&what));
+    // More of the same is no news, and what is found out of vectors does not undo it.
+    assert_eq!(node.machine.name_tool(now, &id, Some(named("Mirai", 0.99))), []);
+    node.run(30, &[SYN, UDP]);
+    let incident = node.incidents()[0].clone();
+    assert_eq!((incident.tool.as_deref(), incident.named), (Some("Mirai"), Some(named("Mirai", 0.99))));
+    let told = node.machine.name_tool(now, &id, None);
+    assert!(
+        matches!(&told[..], [Event::Changed { what, .. }] if what.contains("does not look like one tool's any more"))
+    );
+    assert_eq!(node.incidents()[0].tool, None);
+    node.machine.name_tool(now, &id, Some(named("Mirai", 0.97)));
+    node.run(150, &[]);
+    assert!(!node.incidents()[0].is_open());
+    assert_eq!(node.machine.name_tool(now, &id, None), [], "it is over");
+    assert_eq!(node.incidents()[0].tool.as_deref(), Some("Mirai"));
+}

@@ -8,10 +8,10 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Extraction, Library, Looked, Watched, save};
+use super::{Extraction, Library, Looked, Namer, Watched, save};
 use crate::{
     bpf::captures::Captured,
-    decide::Incident,
+    decide::{Incident, input::Input},
     record::{recorder::Companion, tape::Fact},
 };
 
@@ -45,22 +45,30 @@ impl Shelf {
     }
 }
 
-/// Collects, and writes `indicators.json` at the end.
+/// Takes to the core what patterns say of its incident.
+pub type Teller = Arc<dyn Fn(Input) + Send + Sync>;
+
+/// Collects, and writes `indicators.json` at the end; says on the way which tool is at work.
 pub struct Collector {
     extraction: Extraction,
     dir: PathBuf,
+    incident: String,
+    namer: Namer,
+    teller: Teller,
 }
 
 impl Collector {
     /// Compares with this library.
-    pub fn new(library: Arc<Library>) -> Self {
-        Self { extraction: Extraction::new(library), dir: PathBuf::new() }
+    pub fn new(library: Arc<Library>, teller: Teller) -> Self {
+        let extraction = Extraction::new(library);
+        Self { extraction, dir: PathBuf::new(), incident: String::new(), namer: Namer::default(), teller }
     }
 }
 
 impl Companion for Collector {
     fn begin(&mut self, dir: &Path, incident: &Incident, pre_roll: &[Arc<Fact>]) {
         dir.clone_into(&mut self.dir);
+        incident.id.clone_into(&mut self.incident);
         self.extraction.begin(incident);
         let began_ns = incident.began.mono_ns;
         // What was before the attack began is not of it.
@@ -74,8 +82,10 @@ impl Companion for Collector {
     }
 
     fn take(&mut self, fact: &Fact) {
-        if let Fact::Tick(tick) = fact {
-            self.extraction.take(tick);
+        let Fact::Tick(tick) = fact else { return };
+        self.extraction.take(tick);
+        if let Some(input) = self.namer.look(&self.extraction, &self.incident, tick.now.mono_ns) {
+            (self.teller)(input);
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bpf::captures::Captured,
-    decide::{Incident, Packet, Vector},
+    decide::{Incident, Packet, Vector, mitigate::Wanted},
     record::tape::TickRecord,
     rule::FlowMatch,
 };
@@ -90,9 +90,19 @@ impl Extraction {
             self.begin(&incident);
         }
         if let Some(wanted) = &tick.wanted {
-            self.rules = wanted.iter().map(|wanted| wanted.rule.matches.clone()).collect();
+            self.follow(wanted);
         }
-        tick.samples.iter().for_each(|record| self.sample(record, tick.now.unix_ms));
+        self.take_samples(&tick.samples, tick.now.unix_ms);
+    }
+
+    /// Says which rules are wanted from now on: what they match is the attack's.
+    pub fn follow(&mut self, wanted: &[Wanted]) {
+        self.rules = wanted.iter().map(|wanted| wanted.rule.matches.clone()).collect();
+    }
+
+    /// Takes samples, as the kernel gave them.
+    pub fn take_samples(&mut self, samples: &[SampleRecord], unix_ms: i64) {
+        samples.iter().for_each(|record| self.sample(record, unix_ms));
     }
 
     fn sample(&mut self, record: &SampleRecord, unix_ms: i64) {
@@ -168,6 +178,19 @@ impl Extraction {
             share: best.share,
             confidence: best.confidence * best.share.min(1.0),
         })
+    }
+
+    /// Returns how many samples were looked at.
+    pub fn samples(&self) -> u64 {
+        self.tables().0.samples
+    }
+
+    /// Returns the share of the attack's packets that match a pattern, by its name.
+    pub fn share_of(&self, pattern: &str) -> f64 {
+        let (tables, _) = self.tables();
+        let number = self.library.patterns().iter().position(|known| known.name == pattern);
+        let packets = number.and_then(|number| tables.hits.get(number)).map_or(0.0, |(_, packets)| *packets);
+        tables.share(packets)
     }
 
     /// Returns how many samples matched each pattern, by what it is called in metrics.

@@ -1,14 +1,17 @@
 //! What is written down decides as before.
 
 use super::*;
-use crate::record::{
-    capsule::{
-        journal::Journal,
-        reader::{Ended, Journey},
-        rerun::{Outcome, rerun},
-        state,
+use crate::{
+    decide::incident::Named,
+    record::{
+        capsule::{
+            journal::Journal,
+            reader::{Ended, Journey},
+            rerun::{Outcome, rerun},
+            state,
+        },
+        tape::Decided,
     },
-    tape::Decided,
 };
 
 fn decided(fact: &Fact) -> Option<String> {
@@ -27,6 +30,16 @@ fn eventful(world: &mut World) -> Vec<Fact> {
             Vector::SynFlood
         });
         let input = match number {
+            40 => world.core().incidents().next_back().map(|incident| Input::Tool {
+                incident: incident.id.clone(),
+                named: Some(Named {
+                    tool: "a tool".to_owned(),
+                    pattern: "its_pattern".to_owned(),
+                    share: 2.0 / 3.0,
+                    samples: 31,
+                    confidence: 0.1,
+                }),
+            }),
             45 => Some(Input::Bounds { exempt: Exempt::default(), mode: Mode::Observe }),
             52 => Some(Input::Bounds {
                 exempt: Exempt {
@@ -104,9 +117,10 @@ fn a_journal_replays_to_the_same_decisions() {
     let (path, _dir) = journal(&core, &facts, u64::MAX);
     let bytes = std::fs::read(path).unwrap();
     let (outcome, ended) = replayed(core, &bytes);
-    assert_eq!((outcome.ticks, outcome.inputs, outcome.gaps, ended), (160, 4, 0, Ended::Whole));
+    assert_eq!((outcome.ticks, outcome.inputs, outcome.gaps, ended), (160, 5, 0, Ended::Whole));
     assert!(outcome.decisions > 10, "{outcome:?}");
     assert_eq!(outcome.differences.len(), 0, "{:?}", outcome.differences);
+    assert!(world.core().incidents().any(|incident| incident.named.is_some()), "a tool was named");
 }
 
 #[test]

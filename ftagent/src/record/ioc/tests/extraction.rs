@@ -23,6 +23,7 @@ use crate::{
         Counts, Incident, Now, Packet, Severity, Vector,
         classify::{Evidence, Finding},
         frames::{Dice, member, udp},
+        input::Input,
     },
     record::tape::TickRecord,
 };
@@ -348,4 +349,37 @@ proptest! {
         prop_assert!(report.sources.iter().all(|source| source.packets <= report.packets));
         prop_assert_eq!(stix::problems(&stix::bundle(&report)), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_tool_is_named_once_there_is_enough_and_stands_until_it_is_not_half() {
+    let (mut dice, mut numbers) = (Dice(11), 0..);
+    let about = incident(Vector::SynFlood, &[TrafficClass::TcpSyn]);
+    let mut extraction = extract(&about, []);
+    let mut namer = Namer::default();
+    let mut more = |bots: u64, others: u64| {
+        let number = numbers.next().unwrap();
+        let segment = |seq| {
+            sample(&tcp_from(member(dice.below(5000)), &Segment { seq, ..SYN }), Told { stride: 8, ..Told::default() })
+        };
+        let bot = u32::from(Ipv4Addr::new(198, 51, 100, 10));
+        let all = (0..bots).map(|_| bot).chain((0..others).map(|other| other as u32)).map(segment).collect();
+        extraction.take(&tick(10 * number, all));
+        namer.look(&extraction, "a", 1_000_000_000 * number as u64)
+    };
+    let said = |input: Option<Input>| match input {
+        Some(Input::Tool { incident, named }) => {
+            assert_eq!(incident, "a");
+            named.map(|named| (named.pattern, named.samples, (named.share * 100.0).round()))
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(more(29, 0), None, "too few");
+    assert_eq!(said(more(1, 10)), Some(("mirai_scan".to_owned(), 40, 75.0)));
+    assert_eq!(more(100, 0), None, "said already");
+    assert_eq!(more(0, 100), None, "54 % of 240: enough to stand");
+    assert_eq!(said(more(270, 0)), Some(("mirai_scan".to_owned(), 510, 78.0)), "ten times as many");
+    assert_eq!(said(more(0, 1000)), None, "26 % of 1510");
+    assert_eq!(more(0, 10), None);
+    assert_eq!(said(more(5000, 0)), Some(("mirai_scan".to_owned(), 6520, 83.0)));
 }
