@@ -79,7 +79,7 @@ fn what_the_program_is_told_of_sockets_decides() {
 
 #[test]
 fn a_replay_arms_the_guard_and_counts_whom_it_answers() {
-    let Some(captures) = captures() else { return };
+    let Some(captures) = captures("a_replay_arms_the_guard_and_counts_whom_it_answers") else { return };
     let desk = Desk::new();
     let text = r#"
         duration = "52s"
