@@ -54,7 +54,7 @@ impl Decider {
 
     /// Goes on with what an earlier life of the daemon had upstream, under the present policy.
     pub fn restore_ladder(&mut self, saved: Saved, now: Now) {
-        self.ladder.restore(saved, now);
+        self.ladder.restore(saved, self.settings.mode != Mode::Observe, now);
     }
 
     /// Returns the present as a plan begins with it; `None` where the uplink is not known, and why.

@@ -302,9 +302,7 @@ impl Ladder {
         self.note_strain(scene);
         self.foresee(scene);
         let mut moves = Vec::new();
-        // An earlier life knew what it did, though this one has still to learn.
-        let kept = scene.keeps && self.climb.iter().flat_map(|climb| &climb.states).any(State::is_live);
-        self.dry = self.upstream.policy.mode == LadderMode::DryRun || !(scene.acts || kept);
+        self.hold_back(scene.acts, scene.keeps);
         if self.upstream.policy.mode == LadderMode::Off || self.upstream.policy.rungs.is_empty() {
             self.climb = None;
             self.publish();
@@ -326,6 +324,13 @@ impl Ladder {
         }
         self.publish();
         moves
+    }
+
+    /// Sees whether anything may be asked for, see [`Scene::acts`] and [`Scene::keeps`].
+    pub(super) fn hold_back(&mut self, acts: bool, keeps: bool) {
+        // An earlier life knew what it did, though this one has still to learn.
+        let kept = keeps && self.climb.iter().flat_map(|climb| &climb.states).any(State::is_live);
+        self.dry = self.upstream.policy.mode == LadderMode::DryRun || !(acts || kept);
     }
 
     /// Begins with an incident, and follows whether there is one.

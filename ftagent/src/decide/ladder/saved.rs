@@ -60,7 +60,8 @@ impl Ladder {
     }
 
     /// Goes on from what was saved, under the present policy. What the planes had said is forgotten: they look anew.
-    pub fn restore(&mut self, saved: Saved, now: Now) {
+    /// `keeps`: what is upstream may stay there, see [`Scene::keeps`](super::Scene::keeps).
+    pub fn restore(&mut self, saved: Saved, keeps: bool, now: Now) {
         let Saved { climb, mut climbed, totals, last_id, at } = saved;
         // Another boot begins to count anew: what was in its future is now.
         let rebooted = at.mono_ns > now.mono_ns;
@@ -91,6 +92,7 @@ impl Ladder {
             }
             climb
         });
+        self.hold_back(false, keeps);
         let upstream = std::mem::take(&mut self.upstream);
         self.set(upstream);
     }

@@ -81,7 +81,7 @@ impl Run {
         let (saved, upstream) = (self.ladder.saved(), self.ladder.upstream().clone());
         self.ladder = Ladder::default();
         self.ladder.set(upstream);
-        self.ladder.restore(saved, self.world.now);
+        self.ladder.restore(saved, self.world.acts, self.world.now);
     }
 
     fn turns(&self, rung: &str) -> Vec<Turn> {

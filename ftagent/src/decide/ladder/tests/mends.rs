@@ -279,7 +279,7 @@ fn a_restart_lifts_no_bar_before_its_time() {
         if mono_ns > 0 {
             run.world.now.mono_ns = mono_ns;
         }
-        run.ladder.restore(saved, run.world.now);
+        run.ladder.restore(saved, true, run.world.now);
         run.go(MINUTE, |_| 3.0 * CAPACITY);
         assert_eq!((run.state("flowspec").as_str(), run.count("flowspec", Turn::Failed)), ("failed", 1));
         run.go(5 * MINUTE, |_| 3.0 * CAPACITY);

@@ -133,3 +133,15 @@ fn daily_caps_hold_over_attacks_and_restarts() {
     run.go(10 * MINUTE, |_| 3.0 * CAPACITY);
     assert_eq!(run.count("rtbh", Turn::Escalated), 2, "{}", run.told());
 }
+
+#[test]
+fn a_life_that_only_observes_announces_nothing_of_the_one_before() {
+    let mut run = Run::new(policy(&[RTBH], &["rtbh"]), &[("rtbh", Plane::Obeys(300))], Vec::new());
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("rtbh"), 1, "{}", run.told());
+    run.world.acts = false;
+    run.restart();
+    assert_eq!(run.wanted("rtbh"), 0);
+    run.go(MINUTE, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("rtbh"), 0, "{}", run.told());
+}
