@@ -3,10 +3,11 @@
 use super::{
     Approve, Attack, Kind, Rung, Scene, Standing, Step, Turn, Upstream, What,
     descend::hold_longer,
-    engine::{Bar, Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
+    engine::{Bar, Climb, Health, Ladder, Look, Move, SECOND_NS, Stage, State, moved},
     forecast::FULL,
     safety::{self, Gist, Wish},
 };
+use crate::decide::Now;
 
 /// Rules against a young attack are still being found: nothing above filters is climbed before, nanoseconds.
 const YOUNG_NS: u64 = 3 * SECOND_NS;
@@ -91,7 +92,6 @@ impl Ladder {
             }
             let heard: Vec<(What, Option<Standing>)> =
                 state.steps.iter().map(|step| (step.what.clone(), self.standing(step).cloned())).collect();
-            let name = rung.name.clone();
             let (mut gone, mut refused) = (Vec::new(), None);
             for (what, standing) in &heard {
                 match standing {
@@ -109,23 +109,11 @@ impl Ladder {
                 self.taken_back(climb, i, &gone, moves);
             } else if let Some((what, why)) = refused {
                 self.refused(climb, i, &what, &why, moves);
-            } else if there > 0 && there + failed == heard.len() {
-                let now = self.now;
-                let Some(state) = climb.states.get_mut(i) else { continue };
-                match &mut state.stage {
-                    Stage::Up { since_ns, present_ns: present @ None, .. } => {
-                        *present = Some(now.mono_ns);
-                        let after = now.mono_ns.saturating_sub(*since_ns) as f64 / 1e9;
-                        moves.push(moved(
-                            climb,
-                            &name,
-                            Turn::Changed,
-                            format!("is there, {after:.1} s after it was asked for"),
-                        ));
-                    }
-                    Stage::Trickle { seen_ns: seen @ None, .. } => *seen = Some(now.mono_ns),
-                    _ => {}
-                }
+            } else {
+                let seen = there > 0 && there + failed == heard.len();
+                let well = seen && self.trouble(rung).is_none();
+                let told = climb.states.get_mut(i).and_then(|state| note_health(state, seen, well, self.now.mono_ns));
+                moves.extend(told.map(|what| moved(climb, &rung.name, Turn::Changed, what)));
             }
         }
     }
@@ -182,6 +170,8 @@ impl Ladder {
             else {
                 return;
             };
+            let needed = self.need(&rung, scene);
+            let look = Look { i, rung: &rung, scene, needed: needed.as_deref() };
             match stage {
                 Stage::Idle => {
                     let held = waits && rung.kind == Kind::BlackHole;
@@ -189,8 +179,8 @@ impl Ladder {
                     if held || young && rung.kind != Kind::Filter {
                         continue;
                     }
-                    let Some(why) = self.need(&rung, scene) else { continue };
-                    match self.start(climb, i, &rung, scene, attack, &why, moves) {
+                    let Some(why) = look.needed else { continue };
+                    match self.start(climb, &look, attack, why, moves) {
                         Started::Yes => return,
                         Started::Waits => waits = true,
                         // Rules against it are still being found.
@@ -209,13 +199,13 @@ impl Ladder {
                     let Some(state) = climb.states.get(i) else { return };
                     let patience_ns = self.upstream.policy.patience_ms.saturating_mul(1_000_000);
                     waits |= now_ns.saturating_sub(state.since.mono_ns) < patience_ns;
-                    self.wish_again(climb, i, &rung, scene, attack);
+                    self.wish_again(climb, &look, attack);
                 }
                 Stage::Up { .. } => {
-                    if !self.settled(climb, i, &rung, scene, moves) {
+                    if !self.settled(climb, &look, moves) {
                         return;
                     }
-                    self.amend(climb, i, &rung, scene, attack, moves);
+                    self.amend(climb, &look, attack, moves);
                 }
                 Stage::Trickle { .. } | Stage::Away { .. } => return,
                 Stage::Barred { until_ns, .. } => {
@@ -230,45 +220,37 @@ impl Ladder {
     }
 
     /// Returns whether nothing more is to be expected of a rung than what it does now.
-    fn settled(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, moves: &mut Vec<Move>) -> bool {
+    fn settled(&mut self, climb: &mut Climb, look: &Look<'_>, moves: &mut Vec<Move>) -> bool {
+        let Look { i, rung, scene, .. } = *look;
         let now_ns = scene.now.mono_ns;
-        let trouble = self.trouble(rung).map(str::to_owned);
         let failure = climb.states.get(i).and_then(|state| {
             state.steps.iter().find_map(|step| match self.standing(step) {
                 Some(Standing::Failed(why)) => Some(why.clone()),
                 _ => None,
             })
         });
-        let there =
-            |state: &State| state.steps.iter().any(|step| matches!(self.standing(step), Some(Standing::Present)));
-        let lost = (trouble.is_some() || failure.is_some()) && !climb.states.get(i).is_some_and(there);
+        let sick = self.trouble(rung).map(str::to_owned).or(failure);
         let Some(state) = climb.states.get_mut(i) else { return true };
         let Stage::Up { since_ns, present_ns, judged, late } = state.stage else { return true };
-        let Some(present) = present_ns else {
-            let waited = now_ns.saturating_sub(since_ns);
+        let lasts = now_ns.saturating_sub(state.health.since_ns);
+        if !state.health.well {
             let patience = rung.activation_ms.saturating_mul(1_250_000) + SETTLE_NS;
-            let sick = (trouble.is_some() || failure.is_some()) && waited >= TROUBLE_NS;
-            if !(sick || waited >= patience) {
+            if lasts < patience && !(sick.is_some() && lasts >= TROUBLE_NS) {
                 return false;
             }
             if !late {
-                let why = trouble.or(failure).unwrap_or_else(|| format!("nothing after {:.0} s", waited as f64 / 1e9));
+                let why = sick.unwrap_or_else(|| format!("nothing after {:.0} s", lasts as f64 / 1e9));
+                let how = if present_ns.is_some() { "does not work as it should" } else { "is not there yet" };
                 state.stage = Stage::Up { since_ns, present_ns, judged, late: true };
-                let what = format!("is not there yet ({why}); it stays asked for, and the next rung is looked at");
-                let name = state.name.clone();
-                moves.push(moved(climb, &name, Turn::Failed, what));
+                let what = format!("{how} ({why}); it stays asked for, and the next rung is looked at");
+                moves.push(moved(climb, &rung.name, Turn::Failed, what));
             }
             return true;
-        };
-        if lost {
-            // Its daemon has died, say: what arrives meanwhile says nothing of what the step does.
-            state.stage = Stage::Up { since_ns: now_ns, present_ns: None, judged: false, late };
-            return false;
         }
         if judged {
             return true;
         }
-        if now_ns.saturating_sub(present) < SETTLE_NS {
+        if lasts < SETTLE_NS {
             return false;
         }
         state.stage = Stage::Up { since_ns, present_ns, judged: true, late };
@@ -280,27 +262,19 @@ impl Ladder {
             let until_ns = Some(now_ns + (AGAIN_NS << state.useless.min(6)));
             state.useless += 1;
             state.go(Stage::Barred { bar: Bar::Useless, until_ns }, scene.now, what.clone());
-            let name = state.name.clone();
-            moves.push(moved(climb, &name, Turn::Failed, what));
+            moves.push(moved(climb, &rung.name, Turn::Failed, what));
         }
         true
     }
 
     /// Adds filters for rules that are new, where it is not enough.
-    fn amend(
-        &mut self,
-        climb: &mut Climb,
-        i: usize,
-        rung: &Rung,
-        scene: &Scene<'_>,
-        attack: &Attack,
-        moves: &mut Vec<Move>,
-    ) {
+    fn amend(&mut self, climb: &mut Climb, look: &Look<'_>, attack: &Attack, moves: &mut Vec<Move>) {
+        let Look { i, rung, scene, needed } = *look;
         let Some(state) = climb.states.get(i).filter(|state| rung.kind == Kind::Filter && state.is_live()) else {
             return;
         };
         let room = rung.most.saturating_sub(state.steps.len());
-        if room == 0 || self.need(rung, scene).is_none() {
+        if room == 0 || needed.is_none() {
             return;
         }
         let known = |what: &What| state.steps.iter().any(|step| step.what.is_about(what));
@@ -315,13 +289,16 @@ impl Ladder {
         state.steps.extend(added);
         state.rules.extend(rules);
         if let Stage::Up { since_ns, present_ns, .. } = &mut state.stage {
-            (*since_ns, *present_ns) = (scene.now.mono_ns, None);
+            *since_ns = scene.now.mono_ns;
+            *present_ns = present_ns.map(|_| scene.now.mono_ns);
         }
+        state.health = Health { well: false, since_ns: scene.now.mono_ns };
         moves.push(moved(climb, &rung.name, Turn::Changed, what));
     }
 
     /// Keeps what is asked for up to date while it waits for approval.
-    fn wish_again(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, attack: &Attack) {
+    fn wish_again(&mut self, climb: &mut Climb, look: &Look<'_>, attack: &Attack) {
+        let Look { i, rung, scene, .. } = *look;
         let Some(state) = climb.states.get(i) else { return };
         let Ok(wishes) = self.wishes(rung, scene, attack, state) else { return };
         let before = expected(rung, attack, &wishes);
@@ -374,17 +351,15 @@ impl Ladder {
     }
 
     /// Climbs a rung, or asks whether it may be.
-    #[expect(clippy::too_many_arguments, reason = "what a move is made of")]
     fn start(
         &mut self,
         climb: &mut Climb,
-        i: usize,
-        rung: &Rung,
-        scene: &Scene<'_>,
+        look: &Look<'_>,
         attack: &Attack,
         why: &str,
         moves: &mut Vec<Move>,
     ) -> Started {
+        let Look { i, rung, scene, .. } = *look;
         let Some(state) = climb.states.get(i) else { return Started::No };
         let wishes = match self.wishes(rung, scene, attack, state) {
             Ok(wishes) => wishes,
@@ -442,10 +417,44 @@ enum Started {
     No,
 }
 
+/// Notes whether all that a rung asks for was seen there, and whether all is well with it. Returns what people are
+/// told of that.
+fn note_health(state: &mut State, seen: bool, well: bool, now_ns: u64) -> Option<String> {
+    match &mut state.stage {
+        Stage::Up { since_ns, present_ns, late, .. } => {
+            if seen {
+                present_ns.get_or_insert(now_ns);
+            }
+            if state.health.well == well {
+                return None;
+            }
+            let before = std::mem::replace(&mut state.health, Health { well, since_ns: now_ns });
+            let lasted = now_ns.saturating_sub(before.since_ns);
+            if !well || before.since_ns > *since_ns && lasted < TROUBLE_NS {
+                return None;
+            }
+            *late = false;
+            let after = lasted as f64 / 1e9;
+            Some(match before.since_ns > *since_ns {
+                true => format!("works again, after {after:.1} s"),
+                false => format!("is there, {after:.1} s after it was asked for"),
+            })
+        }
+        Stage::Trickle { seen_ns, .. } => {
+            if seen {
+                seen_ns.get_or_insert(now_ns);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
 /// Puts what a rung has ready upstream.
-pub(super) fn announce(state: &mut State, now: crate::decide::Now, why: &str) {
+pub(super) fn announce(state: &mut State, now: Now, why: &str) {
     state.announcements += 1;
     state.arriving_bps = state.before_bps;
+    state.health = Health { well: false, since_ns: now.mono_ns };
     state.go(Stage::Up { since_ns: now.mono_ns, present_ns: None, judged: false, late: false }, now, why);
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Kind, Probe, Rung, Scene, Standing, Step, Turn,
     climb::announce,
-    engine::{Climb, Ladder, Move, SECOND_NS, Stage, State, moved},
+    engine::{Climb, Ladder, Look, Move, SECOND_NS, Stage, State, moved},
 };
 use crate::rule::{Action, Rate};
 
@@ -31,6 +31,7 @@ impl Ladder {
         for i in (0..climb.states.len()).rev() {
             let Some(rung) = self.upstream.policy.rungs.get(i).cloned() else { continue };
             let needed = self.need(&rung, scene);
+            let look = Look { i, rung: &rung, scene, needed: needed.as_deref() };
             let Some(state) = climb.states.get_mut(i) else { continue };
             if needed.is_some() {
                 state.unneeded_ns = None;
@@ -63,7 +64,7 @@ impl Ladder {
                     if state.steps.iter().any(may_be_there) {
                         // Nothing may be seen because it works: it is looked at like one that is there.
                         if !above {
-                            self.probe(climb, i, &rung, scene, moves);
+                            self.probe(climb, &look, moves);
                         }
                     } else {
                         state.go(Stage::Idle, scene.now, "not needed any more");
@@ -74,11 +75,11 @@ impl Ladder {
                 Stage::Up { present_ns: Some(present), .. } => {
                     let held = now_ns.saturating_sub(present) >= state.hold_ns;
                     if held && !above && needed.is_none() {
-                        self.probe(climb, i, &rung, scene, moves);
+                        self.probe(climb, &look, moves);
                     }
                 }
-                Stage::Trickle { .. } => self.trickle(climb, i, &rung, scene, needed.as_deref(), moves),
-                Stage::Away { .. } => self.away(climb, i, &rung, scene, needed.as_deref(), moves),
+                Stage::Trickle { .. } => self.trickle(climb, &look, moves),
+                Stage::Away { .. } => self.away(climb, &look, moves),
                 _ => {}
             }
             above |= climb.states.get(i).is_some_and(|state| state.is_live() || state.is_probed());
@@ -86,7 +87,8 @@ impl Ladder {
     }
 
     /// Begins to look whether a rung is still needed.
-    fn probe(&mut self, climb: &mut Climb, i: usize, rung: &Rung, scene: &Scene<'_>, moves: &mut Vec<Move>) {
+    fn probe(&mut self, climb: &mut Climb, look: &Look<'_>, moves: &mut Vec<Move>) {
+        let Look { i, rung, scene, .. } = *look;
         self.totals.probes += 1;
         let trickle_bps = self.upstream.policy.trickle_bps.max(1);
         let now_ns = scene.now.mono_ns;
@@ -110,15 +112,8 @@ impl Ladder {
     }
 
     /// Looks at what comes through a trickle.
-    fn trickle(
-        &mut self,
-        climb: &mut Climb,
-        i: usize,
-        rung: &Rung,
-        scene: &Scene<'_>,
-        needed: Option<&str>,
-        moves: &mut Vec<Move>,
-    ) {
+    fn trickle(&mut self, climb: &mut Climb, look: &Look<'_>, moves: &mut Vec<Move>) {
+        let Look { i, rung, scene, needed } = *look;
         let now_ns = scene.now.mono_ns;
         let pause_ns = climb.pause_ns;
         let Some(state) = climb.states.get_mut(i) else { return };
@@ -135,7 +130,7 @@ impl Ladder {
             let found =
                 format!("{:.2} Mbit/s of it come through a trickle of {:.2}", state.arriving_bps / 1e6, limit / 1e6);
             let why = needed.map_or(found, str::to_owned);
-            return self.put_back(climb, i, rung, scene, &why, since_ns, moves);
+            return self.put_back(climb, look, &why, moves);
         }
         if seen.is_some_and(|seen| seen >= window_ns(pause_ns, TRICKLE_NS)) {
             state.go(Stage::Away { since_ns: now_ns, probe_ns: since_ns }, scene.now, "nothing came through a trickle");
@@ -144,21 +139,14 @@ impl Ladder {
     }
 
     /// Watches what was taken back.
-    fn away(
-        &mut self,
-        climb: &mut Climb,
-        i: usize,
-        rung: &Rung,
-        scene: &Scene<'_>,
-        needed: Option<&str>,
-        moves: &mut Vec<Move>,
-    ) {
+    fn away(&mut self, climb: &mut Climb, look: &Look<'_>, moves: &mut Vec<Move>) {
+        let Look { i, rung, scene, needed } = *look;
         let now_ns = scene.now.mono_ns;
         let pause_ns = climb.pause_ns;
         let Some(state) = climb.states.get_mut(i) else { return };
         let Stage::Away { since_ns, probe_ns } = state.stage else { return };
-        if let Some(why) = needed.map(str::to_owned) {
-            return self.put_back(climb, i, rung, scene, &why, probe_ns, moves);
+        if let Some(why) = needed {
+            return self.put_back(climb, look, why, moves);
         }
         if self.may_linger(rung, state) {
             // Behind what is still there nothing can be seen.
@@ -176,20 +164,14 @@ impl Ladder {
     }
 
     /// The attack is still there: as it was, for longer.
-    #[expect(clippy::too_many_arguments, reason = "what a move is made of")]
-    fn put_back(
-        &mut self,
-        climb: &mut Climb,
-        i: usize,
-        rung: &Rung,
-        scene: &Scene<'_>,
-        why: &str,
-        probe_ns: u64,
-        moves: &mut Vec<Move>,
-    ) {
+    fn put_back(&mut self, climb: &mut Climb, look: &Look<'_>, why: &str, moves: &mut Vec<Move>) {
+        let Look { i, rung, scene, .. } = *look;
         self.totals.failed_probes += 1;
         let Some(state) = climb.states.get_mut(i) else { return };
-        let was_away = matches!(state.stage, Stage::Away { .. });
+        let away_ns = match state.stage {
+            Stage::Away { probe_ns, .. } => Some(probe_ns),
+            _ => None,
+        };
         state.failed_probes += 1;
         // While it was away, what is exempt may have changed.
         let forbidden = self.drop_forbidden(state);
@@ -200,12 +182,12 @@ impl Ladder {
             return;
         }
         self.renew(state, Some(why), None);
-        if was_away {
-            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(probe_ns));
+        if let Some(from_ns) = away_ns {
+            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(from_ns));
         }
         let Some(state) = climb.states.get(i) else { return };
-        let asks = self.asks(climb, state, rung).filter(|_| was_away);
-        let own = was_away && !state.approved;
+        let asks = self.asks(climb, state, rung).filter(|_| away_ns.is_some());
+        let own = away_ns.is_some() && !state.approved;
         let Some(state) = climb.states.get_mut(i) else { return };
         if let Some(because) = asks {
             hold_longer(state, rung);
@@ -216,7 +198,7 @@ impl Ladder {
         }
         let announcements = state.announcements;
         announce(state, scene.now, why);
-        if !was_away {
+        if away_ns.is_none() {
             // What was there all the time was not announced anew.
             state.announcements = announcements;
         }

@@ -58,9 +58,9 @@ pub(super) enum Stage {
     Dry,
     /// Asked for.
     Up {
-        /// Since when.
+        /// Since when it is what it is now.
         since_ns: u64,
-        /// Since when it is there.
+        /// Since when it was seen there, whatever its plane said of it later: see [`State::health`].
         present_ns: Option<u64>,
         /// Whether it was looked whether it helps.
         judged: bool,
@@ -90,6 +90,26 @@ pub(super) enum Stage {
     },
 }
 
+/// What a plane says of all that a rung asks of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Health {
+    /// It is there, and the plane has no trouble: what arrives tells whether it helps.
+    pub well: bool,
+    /// Since when it is so, or is not.
+    pub since_ns: u64,
+}
+
+/// A rung that is looked at in a tick.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'a> {
+    /// Its place.
+    pub i: usize,
+    pub rung: &'a Rung,
+    pub scene: &'a Scene<'a>,
+    /// Why it is needed now; absent: it is not.
+    pub needed: Option<&'a str>,
+}
+
 /// A rung in an attack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -108,6 +128,8 @@ pub(super) struct State {
     /// What filters do when they are not probed, by the numbers of their steps; absent: what they do now.
     #[serde(default)]
     pub actions: BTreeMap<u32, Action>,
+    #[serde(default)]
+    pub health: Health,
     /// What people took back one by one.
     pub spared: Vec<What>,
     pub announcements: u32,

@@ -23,6 +23,8 @@ pub enum Plane {
     Down,
     /// It says no.
     Refuses,
+    /// It takes what it is asked for, and has nobody to tell: a BGP daemon without a session.
+    Unheard,
     /// It obeys, and what is not wanted any more is there, and works, so many milliseconds longer.
     Clings(u64, u64),
     /// It obeys, drops, and does not limit rates.
@@ -258,12 +260,17 @@ impl World {
                             false => Standing::Asked,
                         }
                     }
+                    Plane::Unheard => Standing::Present,
                     Plane::Down => Standing::Failed("connection refused".to_owned()),
                     Plane::Refuses => Standing::Refused("not in the contract".to_owned()),
                 };
                 (step.id, standing)
             });
-            let trouble = (*plane == Plane::Down).then(|| "it cannot be reached".to_owned());
+            let trouble = match plane {
+                Plane::Down => Some("it cannot be reached".to_owned()),
+                Plane::Unheard => Some("none of its sessions is up".to_owned()),
+                _ => None,
+            };
             let clings = matches!(plane, Plane::Clings(..));
             let left =
                 self.lingering.iter().filter(|(step, until_ns)| step.plane == *name && *until_ns > self.now.mono_ns);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Step,
-    engine::{Climb, Ladder, SECOND_NS, Stage, Totals},
+    engine::{Climb, Health, Ladder, SECOND_NS, Stage, Totals},
 };
 use crate::decide::Now;
 
@@ -78,11 +78,15 @@ impl Ladder {
                 state.unneeded_ns = None;
                 state.left_ns = state.left_ns.map(known);
                 state.hold_ns = state.hold_ns.min(SOON_NS);
+                state.health = Health { well: false, since_ns: now.mono_ns };
                 state.stage = match state.stage {
                     // What was there is looked for again; that it helped is not judged by the moment of a start.
-                    Stage::Up { .. } => {
-                        Stage::Up { since_ns: now.mono_ns, present_ns: None, judged: true, late: false }
-                    }
+                    Stage::Up { present_ns, .. } => Stage::Up {
+                        since_ns: now.mono_ns,
+                        present_ns: present_ns.map(|_| now.mono_ns),
+                        judged: true,
+                        late: false,
+                    },
                     Stage::Trickle { .. } => Stage::Trickle { since_ns: now.mono_ns, seen_ns: None },
                     Stage::Away { .. } => Stage::Away { since_ns: now.mono_ns, probe_ns: now.mono_ns },
                     Stage::Barred { bar, until_ns } => Stage::Barred { bar, until_ns: until_ns.map(ends) },

@@ -104,6 +104,11 @@ impl Run {
         self.ladder.ascent().0.iter().filter(|step| step.plane == plane).count()
     }
 
+    /// Whether a move of a rung said so.
+    fn says(&self, rung: &str, turn: Turn, part: &str) -> bool {
+        self.moves.iter().any(|(_, made)| made.rung == rung && made.turn == turn && made.what.contains(part))
+    }
+
     /// What happened, for a test that fails.
     fn told(&self) -> String {
         let line = |(ms, made): &(u64, Move)| {

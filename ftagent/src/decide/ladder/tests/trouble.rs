@@ -145,3 +145,72 @@ fn a_life_that_only_observes_announces_nothing_of_the_one_before() {
     run.go(MINUTE, |_| 3.0 * CAPACITY);
     assert_eq!(run.wanted("rtbh"), 0, "{}", run.told());
 }
+
+#[test]
+fn what_nobody_hears_is_not_judged() {
+    // Seconds without a session from the announcement on, and later.
+    for (first, later) in [(8_000, 0), (0, 8_000), (30_000, 30_000)] {
+        let mut run = Run::new(policy(&[FLOWSPEC], &[]), &[("flowspec", Plane::Unheard)], vec![rule(0.9)]);
+        run.go(2_000 + first, |_| 3.0 * CAPACITY);
+        run.world.planes.insert("flowspec".to_owned(), Plane::Obeys(0));
+        run.go(10_000, |_| 3.0 * CAPACITY);
+        // Its daemon is started anew: first it is away, then it has the route and no session.
+        run.world.planes.insert("flowspec".to_owned(), Plane::Down);
+        run.go(2_000, |_| 3.0 * CAPACITY);
+        run.world.planes.insert("flowspec".to_owned(), Plane::Unheard);
+        run.go(later, |_| 3.0 * CAPACITY);
+        run.world.planes.insert("flowspec".to_owned(), Plane::Obeys(0));
+        run.go(8_000, |_| 3.0 * CAPACITY);
+        assert_eq!((run.state("flowspec").as_str(), run.wanted("flowspec")), ("present", 1), "{}", run.told());
+        assert!(!run.says("flowspec", Turn::Failed, "nothing changed"), "{}", run.told());
+        assert_eq!(run.says("flowspec", Turn::Failed, "none of its sessions"), first + later >= 8_000);
+    }
+    // One that does nothing is found out all the same, once it is heard.
+    let mut run = Run::new(policy(&[FLOWSPEC], &[]), &[("flowspec", Plane::Unheard)], vec![rule(0.9)]);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    run.world.planes.insert("flowspec".to_owned(), Plane::Lies(0));
+    run.go(8_000, |_| 3.0 * CAPACITY);
+    assert!(run.says("flowspec", Turn::Failed, "nothing changed"), "{}", run.told());
+}
+
+#[test]
+fn the_next_rung_is_climbed_while_nobody_hears_of_the_first() {
+    let planes = [("flowspec", Plane::Unheard), ("rtbh", Plane::Obeys(300))];
+    let mut run = Run::new(policy(&[FLOWSPEC, RTBH], &["rtbh"]), &planes, vec![rule(1.0)]);
+    run.go(20_000, |_| 3.0 * CAPACITY);
+    assert_eq!((run.wanted("flowspec"), run.state("rtbh").as_str()), (1, "present"), "{}", run.told());
+    run.world.planes.insert("flowspec".to_owned(), Plane::Obeys(300));
+    run.go(10_000, |_| 3.0 * CAPACITY);
+    assert!(run.says("flowspec", Turn::Changed, "after it was asked for"), "{}", run.told());
+}
+
+#[test]
+fn what_was_there_is_not_given_up_unseen_when_its_daemon_hangs() {
+    for (kind, plane) in [(FLOWSPEC, "flowspec"), (RTBH, "rtbh")] {
+        let filters = if kind == FLOWSPEC { vec![rule(1.0)] } else { Vec::new() };
+        for restarted in [false, true] {
+            let mut run = Run::new(policy(&[kind], &["rtbh"]), &[(plane, Plane::Obeys(300))], filters.clone());
+            run.go(20_000, |_| 3.0 * CAPACITY);
+            run.world.planes.insert(plane.to_owned(), Plane::Down);
+            if restarted {
+                run.restart();
+            }
+            // Its sessions hold: what is sent is still dropped upstream.
+            run.go(40_000, |_| 0.0);
+            assert_eq!(run.wanted(plane), 1, "{}", run.told());
+            // It is probed when it is time, and waited for.
+            run.go(5 * MINUTE, |_| 0.0);
+            assert_eq!(
+                (run.count(plane, Turn::CameBack), run.state(plane).as_str()),
+                (0, "watching"),
+                "{}",
+                run.told()
+            );
+            run.world.planes.insert(plane.to_owned(), Plane::Obeys(300));
+            run.go(5_000, |_| 3.0 * CAPACITY);
+            assert!(run.ladder.view().failed_probes == 1 && run.wanted(plane) == 1, "{}", run.told());
+            run.go(30 * MINUTE, |_| 0.0);
+            assert!(!run.ladder.is_awake(), "{}", run.told());
+        }
+    }
+}
