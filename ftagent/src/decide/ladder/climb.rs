@@ -202,10 +202,9 @@ impl Ladder {
                     self.wish_again(climb, &look, attack);
                 }
                 Stage::Up { .. } => {
-                    if !self.settled(climb, &look, moves) {
+                    if !self.settled(climb, &look, moves) || self.amend(climb, &look, attack, moves) {
                         return;
                     }
-                    self.amend(climb, &look, attack, moves);
                 }
                 Stage::Trickle { .. } | Stage::Away { .. } => return,
                 Stage::Barred { until_ns, .. } => {
@@ -267,25 +266,33 @@ impl Ladder {
         true
     }
 
-    /// Adds filters for rules that are new, where it is not enough.
-    fn amend(&mut self, climb: &mut Climb, look: &Look<'_>, attack: &Attack, moves: &mut Vec<Move>) {
-        let Look { i, rung, scene, needed } = *look;
-        let Some(state) = climb.states.get(i).filter(|state| rung.kind == Kind::Filter && state.is_live()) else {
-            return;
+    /// Asks for what the attack names by now, where it is not enough: filters for rules that are new, what it has
+    /// turned to. Returns whether there is any such thing.
+    fn amend(&mut self, climb: &mut Climb, look: &Look<'_>, attack: &Attack, moves: &mut Vec<Move>) -> bool {
+        let Look { i, rung, scene, .. } = *look;
+        let (Some(state), Some(why)) = (climb.states.get(i).filter(|state| state.is_live()), look.needed) else {
+            return false;
         };
+        // More filters belong to a climb that was counted; another victim, source or prefix is another one.
+        let counts = rung.kind != Kind::Filter;
         let room = rung.most.saturating_sub(state.steps.len());
-        if room == 0 || needed.is_none() {
-            return;
+        if room == 0 || self.dry || self.asks(climb, state, rung, counts).is_some() {
+            return false;
         }
         let known = |what: &What| state.steps.iter().any(|step| step.what.is_about(what));
         let wishes = self.wishes(rung, scene, attack, state).unwrap_or_default();
         let new: Vec<Wish> = wishes.into_iter().filter(|(what, _)| !known(what)).take(room).collect();
         if new.is_empty() {
-            return;
+            return false;
         }
-        let what = format!("{} filters more: the rules here changed", new.len());
+        let (turn, what) = if counts {
+            let texts: Vec<String> = new.iter().map(|(what, _)| what.to_string()).collect();
+            (Turn::Escalated, format!("{}: the attack turned there, and {why}", texts.join("; ")))
+        } else {
+            (Turn::Changed, format!("{} filters more: the rules here changed", new.len()))
+        };
         let (added, rules) = self.steps_of(rung, &climb.incident, &what, new);
-        let Some(state) = climb.states.get_mut(i) else { return };
+        let Some(state) = climb.states.get_mut(i) else { return false };
         state.steps.extend(added);
         state.rules.extend(rules);
         if let Stage::Up { since_ns, present_ns, .. } = &mut state.stage {
@@ -293,7 +300,32 @@ impl Ladder {
             *present_ns = present_ns.map(|_| scene.now.mono_ns);
         }
         state.health = Health { well: false, since_ns: scene.now.mono_ns };
-        moves.push(moved(climb, &rung.name, Turn::Changed, what));
+        if state.left_ns.take().is_some() {
+            // A part of it was taken back, and too early.
+            state.announcements += 1;
+            hold_longer(state, rung);
+        }
+        if counts {
+            self.count(state, rung);
+            self.totals.escalations += 1;
+        }
+        moves.push(moved(climb, &rung.name, turn, what));
+        true
+    }
+
+    /// Counts an announcement towards the cap, where no operator said so.
+    pub(super) fn count(&mut self, state: &State, rung: &Rung) {
+        if !state.approved {
+            self.climbed.entry(rung.name.clone()).or_default().push_back(self.now.mono_ns);
+        }
+    }
+
+    /// Returns what the attack names for a rung; nothing where that is not known: rules are still being found.
+    pub(super) fn named(&mut self, look: &Look<'_>, state: &State) -> Option<Vec<Wish>> {
+        match self.wishes(look.rung, look.scene, look.scene.attack?, state) {
+            Err(_) if look.rung.kind == Kind::Filter => None,
+            wishes => Some(wishes.unwrap_or_default()),
+        }
     }
 
     /// Keeps what is asked for up to date while it waits for approval.
@@ -373,7 +405,7 @@ impl Ladder {
         let before = expected(rung, attack, &wishes);
         let (steps, rules) = self.steps_of(rung, &climb.incident, why, wishes);
         let id = if state.id == 0 { self.number() } else { state.id };
-        let asks = self.asks(climb, state, rung);
+        let asks = self.asks(climb, state, rung, true);
         let Some(state) = climb.states.get_mut(i) else { return Started::No };
         (state.id, state.steps, state.rules, state.before_bps, state.arriving_bps) = (id, steps, rules, before, before);
         state.actions.clear();
@@ -391,18 +423,15 @@ impl Ladder {
             moves.push(moved(climb, &rung.name, Turn::Asked, what));
             return Started::Waits;
         }
-        let own = !state.approved;
+        self.count(state, rung);
+        self.totals.escalations += 1;
         let left = state.left_ns.take();
         announce(state, scene.now, why);
         if let Some(left) = left {
             // It came back too early.
             hold_longer(state, rung);
-            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(left));
+            climb.note_pause(scene.now.mono_ns.saturating_sub(left));
         }
-        if own {
-            self.climbed.entry(rung.name.clone()).or_default().push_back(scene.now.mono_ns);
-        }
-        self.totals.escalations += 1;
         moves.push(moved(climb, &rung.name, Turn::Escalated, format!("{texts}: {why}")));
         Started::Yes
     }

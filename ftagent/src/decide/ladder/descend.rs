@@ -3,7 +3,8 @@
 use super::{
     Kind, Probe, Rung, Scene, Standing, Step, Turn,
     climb::announce,
-    engine::{Climb, Ladder, Look, Move, SECOND_NS, Stage, State, moved},
+    engine::{Climb, LONGEST_NS, Ladder, Look, Move, OVER_AFTER_WORD_NS, SECOND_NS, Stage, State, moved},
+    safety::Wish,
 };
 use crate::rule::{Action, Rate};
 
@@ -14,8 +15,6 @@ const UNASKED_NS: u64 = 60 * SECOND_NS;
 /// A trickle is looked at for so long at least, a withdrawal for so long, nanoseconds.
 const TRICKLE_NS: u64 = 5 * SECOND_NS;
 const AWAY_NS: u64 = 10 * SECOND_NS;
-/// The longest probe, nanoseconds.
-const LONGEST_NS: u64 = 180 * SECOND_NS;
 /// A trickle of which this share is used shows that the attack is still there.
 const USED: f64 = 0.5;
 /// Readings of the first moments of a trickle are of what was before, nanoseconds.
@@ -32,6 +31,7 @@ impl Ladder {
             let Some(rung) = self.upstream.policy.rungs.get(i).cloned() else { continue };
             let needed = self.need(&rung, scene);
             let look = Look { i, rung: &rung, scene, needed: needed.as_deref() };
+            self.let_go(climb, &look, moves);
             let Some(state) = climb.states.get_mut(i) else { continue };
             if needed.is_some() {
                 state.unneeded_ns = None;
@@ -84,6 +84,39 @@ impl Ladder {
             }
             above |= climb.states.get(i).is_some_and(|state| state.is_live() || state.is_probed());
         }
+    }
+
+    /// Takes back what the attack has not named for as long as it is held: it turned elsewhere, and what it fills the
+    /// uplink with now keeps nothing else there. Should it be missed, it is named again, and held for longer.
+    fn let_go(&mut self, climb: &mut Climb, look: &Look<'_>, moves: &mut Vec<Move>) {
+        let now_ns = look.scene.now.mono_ns;
+        let Some(state) = climb.states.get(look.i) else { return };
+        let is_up = look.needed.is_some() && matches!(state.stage, Stage::Up { .. }) && !self.dry;
+        let named = if is_up { self.named(look, state) } else { None };
+        let Some(state) = climb.states.get_mut(look.i) else { return };
+        let Some(named) = named else { return state.unnamed.clear() };
+        let State { steps, unnamed, hold_ns, .. } = state;
+        let mut gone: Vec<&Step> = Vec::new();
+        for step in steps.iter() {
+            if is_named(&named, step) {
+                unnamed.remove(&step.id);
+            } else if now_ns.saturating_sub(*unnamed.entry(step.id).or_insert(now_ns)) >= *hold_ns {
+                gone.push(step);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let texts: Vec<String> = gone.iter().map(|step| step.what.to_string()).collect();
+        let ids: Vec<u32> = gone.iter().map(|step| step.id).collect();
+        let what = format!("taken back: the attack has turned away from {}", texts.join("; "));
+        state.drop_steps(&ids);
+        state.left_ns = Some(now_ns);
+        let empty = state.steps.is_empty();
+        if empty {
+            state.go(Stage::Idle, look.scene.now, what.clone());
+        }
+        moves.push(moved(climb, &look.rung.name, if empty { Turn::CameBack } else { Turn::Changed }, what));
     }
 
     /// Begins to look whether a rung is still needed.
@@ -150,6 +183,12 @@ impl Ladder {
         }
         if self.may_linger(rung, state) {
             // Behind what is still there nothing can be seen.
+            let probe_ns = probe_ns.saturating_add(now_ns.saturating_sub(since_ns));
+            let waits_ns = now_ns.saturating_sub(state.since.mono_ns);
+            if waits_ns >= rung.activation_ms.saturating_mul(1_000_000) + OVER_AFTER_WORD_NS {
+                // Whatever comes after so long may be another attack.
+                state.approved = false;
+            }
             state.stage = Stage::Away { since_ns: now_ns, probe_ns };
             return;
         }
@@ -163,31 +202,44 @@ impl Ladder {
         }
     }
 
+    /// Takes steps out that the attack does not name, and says so of each.
+    fn drop_unnamed(&mut self, look: &Look<'_>, state: &mut State) -> Vec<String> {
+        let Some(named) = self.named(look, state) else { return Vec::new() };
+        let gone: Vec<&Step> = state.steps.iter().filter(|step| !is_named(&named, step)).collect();
+        let ids: Vec<u32> = gone.iter().map(|step| step.id).collect();
+        let texts = gone.iter().map(|step| format!("`{}`: the attack has turned away from it", step.what)).collect();
+        state.drop_steps(&ids);
+        texts
+    }
+
     /// The attack is still there: as it was, for longer.
     fn put_back(&mut self, climb: &mut Climb, look: &Look<'_>, why: &str, moves: &mut Vec<Move>) {
         let Look { i, rung, scene, .. } = *look;
-        self.totals.failed_probes += 1;
         let Some(state) = climb.states.get_mut(i) else { return };
         let away_ns = match state.stage {
             Stage::Away { probe_ns, .. } => Some(probe_ns),
             _ => None,
         };
-        state.failed_probes += 1;
-        // While it was away, what is exempt may have changed.
-        let forbidden = self.drop_forbidden(state);
+        // While it was away, what is exempt may have changed, or the attack turned elsewhere.
+        let mut without = self.drop_forbidden(state);
+        if away_ns.is_some() {
+            without.extend(self.drop_unnamed(look, state));
+        }
         if state.steps.is_empty() {
-            let what = format!("still needed ({why}), and not put back: {}", forbidden.join("; "));
+            let what = format!("still needed ({why}), and not put back: {}", without.join("; "));
+            state.left_ns = away_ns;
             state.go(Stage::Idle, scene.now, what.clone());
             moves.push(moved(climb, &rung.name, Turn::CameBack, what));
             return;
         }
+        self.totals.failed_probes += 1;
+        state.failed_probes += 1;
         self.renew(state, Some(why), None);
         if let Some(from_ns) = away_ns {
-            climb.pause_ns = climb.pause_ns.max(scene.now.mono_ns.saturating_sub(from_ns));
+            climb.note_pause(scene.now.mono_ns.saturating_sub(from_ns));
         }
         let Some(state) = climb.states.get(i) else { return };
-        let asks = self.asks(climb, state, rung).filter(|_| away_ns.is_some());
-        let own = away_ns.is_some() && !state.approved;
+        let asks = self.asks(climb, state, rung, true).filter(|_| away_ns.is_some());
         let Some(state) = climb.states.get_mut(i) else { return };
         if let Some(because) = asks {
             hold_longer(state, rung);
@@ -198,21 +250,29 @@ impl Ladder {
         }
         let announcements = state.announcements;
         announce(state, scene.now, why);
-        if away_ns.is_none() {
+        if away_ns.is_some() {
+            self.count(state, rung);
+        } else {
             // What was there all the time was not announced anew.
             state.announcements = announcements;
-        }
-        if own {
-            self.climbed.entry(rung.name.clone()).or_default().push_back(scene.now.mono_ns);
         }
         hold_longer(state, rung);
         // It helped before: it is not judged by a moment in which it was away.
         if let Stage::Up { judged, .. } = &mut state.stage {
             *judged = true;
         }
-        let what = format!("still needed: {why}; next probe in {:.0} s", state.hold_ns as f64 / 1e9);
+        let next = format!("next probe in {:.0} s", state.hold_ns as f64 / 1e9);
+        let what = match without.as_slice() {
+            [] => format!("still needed: {why}; {next}"),
+            some => format!("still needed: {why}; {next}; without {}", some.join("; ")),
+        };
         moves.push(moved(climb, &rung.name, Turn::Probed, what));
     }
+}
+
+/// Returns whether wishes name what a step is about.
+fn is_named(wishes: &[Wish], step: &Step) -> bool {
+    wishes.iter().any(|(what, _)| what.is_about(&step.what))
 }
 
 /// Lets it stay longer than the last time.

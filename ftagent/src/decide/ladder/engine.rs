@@ -20,7 +20,9 @@ const DAY_NS: u64 = 86_400 * SECOND_NS;
 /// An attack is over when there was no incident for so long, and nothing of ours is upstream …
 const OVER_NS: u64 = 60 * SECOND_NS;
 /// … and so long after an operator said no in it.
-const OVER_AFTER_WORD_NS: u64 = 600 * SECOND_NS;
+pub(super) const OVER_AFTER_WORD_NS: u64 = 600 * SECOND_NS;
+/// The longest probe, and the longest pause of an attack that is reckoned with, nanoseconds.
+pub(super) const LONGEST_NS: u64 = 180 * SECOND_NS;
 /// What arrives is smoothed over about this time, nanoseconds.
 const SMOOTH_NS: f64 = 700e6;
 
@@ -76,9 +78,9 @@ pub(super) enum Stage {
     },
     /// Taken back, and watched.
     Away {
-        /// Since when.
+        /// Since when nothing of it is there any more.
         since_ns: u64,
-        /// When the probe began.
+        /// When the probe began, moved on by the time in which nothing could be seen.
         probe_ns: u64,
     },
     /// Not used.
@@ -128,6 +130,9 @@ pub(super) struct State {
     /// What filters do when they are not probed, by the numbers of their steps; absent: what they do now.
     #[serde(default)]
     pub actions: BTreeMap<u32, Action>,
+    /// Since when the attack does not name a step any more, by its number.
+    #[serde(default)]
+    pub unnamed: BTreeMap<u32, u64>,
     #[serde(default)]
     pub health: Health,
     /// What people took back one by one.
@@ -135,7 +140,7 @@ pub(super) struct State {
     pub announcements: u32,
     pub failed_probes: u32,
     pub hold_ns: u64,
-    /// When the probe began after which it came back.
+    /// When the probe began after which it came back, or when a part of it did.
     pub left_ns: Option<u64>,
     /// Bits a second of what it is about, when it was asked for, and now.
     pub before_bps: f64,
@@ -159,9 +164,9 @@ impl State {
         matches!(self.stage, Stage::Trickle { .. } | Stage::Away { .. })
     }
 
-    /// Returns whether people took back what a step would do.
+    /// Returns whether people took back what a step would do, or a part of it.
     pub fn is_spared(&self, what: &What) -> bool {
-        self.spared.iter().any(|spared| spared.is_about(what))
+        self.spared.iter().any(|spared| what.covers(spared))
     }
 
     /// Takes steps out, with what is known of them.
@@ -169,11 +174,13 @@ impl State {
         self.steps.retain(|step| !gone.contains(&step.id));
         self.rules.retain(|step, _| !gone.contains(step));
         self.actions.retain(|step, _| !gone.contains(step));
+        self.unnamed.retain(|step, _| !gone.contains(step));
     }
 
     /// Goes elsewhere.
     pub fn go(&mut self, stage: Stage, now: Now, why: impl Into<String>) {
         (self.stage, self.since, self.why, self.unneeded_ns) = (stage, now, why.into(), None);
+        self.unnamed.clear();
     }
 }
 
@@ -185,7 +192,7 @@ pub(super) struct Climb {
     pub states: Vec<State>,
     /// An operator took something back: whatever is above is asked for first.
     pub hands_off: bool,
-    /// The longest time after which it came back when it was thought over.
+    /// The longest time after which it came back when it was thought over, up to [`LONGEST_NS`].
     pub pause_ns: u64,
     /// Since when there is no incident.
     pub quiet_ns: Option<u64>,
@@ -196,6 +203,11 @@ impl Climb {
     pub fn leave_alone(&mut self) {
         self.hands_off = true;
         self.states.iter_mut().for_each(|state| state.approved = false);
+    }
+
+    /// It came back after so long.
+    pub fn note_pause(&mut self, pause_ns: u64) {
+        self.pause_ns = self.pause_ns.max(pause_ns.min(LONGEST_NS));
     }
 }
 
@@ -429,13 +441,14 @@ impl Ladder {
         report.leaving > 0 || report.trouble.is_some() || listed()
     }
 
-    /// Says why a rung asks before it is announced, beside its policy; `None` where it does not ask.
-    pub(super) fn asks(&self, climb: &Climb, state: &State, rung: &Rung) -> Option<String> {
+    /// Says why a rung asks before it is announced, beside its policy; `None` where it does not ask. `counts`: it
+    /// is a climb that the cap is about.
+    pub(super) fn asks(&self, climb: &Climb, state: &State, rung: &Rung, counts: bool) -> Option<String> {
         let today = self.climbed.get(&rung.name).map_or(0, VecDeque::len);
         match () {
             () if state.approved => None,
             () if rung.approve == Approve::Ask => Some(String::new()),
-            () if rung.per_day > 0 && today >= rung.per_day as usize => {
+            () if counts && rung.per_day > 0 && today >= rung.per_day as usize => {
                 Some(format!(" (its cap of {} in 24 hours is used up)", rung.per_day))
             }
             () if climb.hands_off => Some(" (something was taken back by hand in this attack)".to_owned()),

@@ -75,6 +75,14 @@ impl What {
         }
     }
 
+    /// Returns whether it is about all packets that another is about, whatever is done to them.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Filter { matches, .. }, Self::Filter { matches: of, .. }) => matches.covers(of),
+            _ => self == other,
+        }
+    }
+
     /// Returns whether it lets a part through.
     pub const fn limits(&self) -> bool {
         matches!(self, Self::Filter { action: Action::RateLimit(_), .. })

@@ -6,6 +6,8 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use super::{Attack, Filter, Ladder, Move, Report, Scene, Standing, Step, Traffic, Uplink, What};
 use crate::{
     decide::{Now, mitigate::Exempt},
@@ -121,14 +123,22 @@ impl World {
                     let narrowed = crate::rule::FlowMatch { dst: filter.matches.dst, ..(**matches).clone() };
                     filter.matches == narrowed || filter.matches.covers(matches)
                 };
-                self.filters.iter().find(same).map_or(0.0, |filter| filter.share)
+                let of_it = self.filters.iter().find(same).map_or(0.0, |filter| filter.share);
+                of_it * matches.dst.map_or(1.0, |net| self.towards(&net))
             }
-            What::BlackHole { victim } => {
-                self.victims.iter().filter(|(address, _)| victim.contains(address)).map(|(_, share)| share).sum()
-            }
+            What::BlackHole { victim: net } | What::Divert { prefix: net } => self.towards(net),
             What::SourceBlackHole { .. } => 0.0,
-            What::Divert { .. } => 1.0,
         }
+    }
+
+    /// Returns what of the attack goes to a prefix, 0 to 1. Of an attack on many addresses few are known: the others
+    /// are in all prefixes.
+    fn towards(&self, net: &IpNet) -> f64 {
+        let sum = |inside: bool| -> f64 {
+            let shares = self.victims.iter().filter(|(address, _)| net.contains(address) == inside);
+            shares.map(|(_, share)| share).sum()
+        };
+        if net.prefix_len() == net.max_prefix_len() { sum(true) } else { (1.0 - sum(false)).max(0.0) }
     }
 
     /// Returns since when a step works, monotonic nanoseconds; `None` where its plane does nothing.
@@ -339,6 +349,7 @@ impl Traffic for Arriving<'_> {
                     None => 0.0,
                 }
             }
+            _ if self.world.at_work().any(|step| step.what == *what) => 0.0,
             _ => self.attack * self.world.share(what),
         }
     }

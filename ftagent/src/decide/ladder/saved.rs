@@ -78,6 +78,7 @@ impl Ladder {
                 state.unneeded_ns = None;
                 state.left_ns = state.left_ns.map(known);
                 state.hold_ns = state.hold_ns.min(SOON_NS);
+                state.unnamed.clear();
                 state.health = Health { well: false, since_ns: now.mono_ns };
                 state.stage = match state.stage {
                     // What was there is looked for again; that it helped is not judged by the moment of a start.

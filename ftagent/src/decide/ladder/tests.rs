@@ -5,6 +5,7 @@ mod mends;
 mod people;
 mod safety;
 mod trouble;
+mod turns;
 
 use std::collections::BTreeMap;
 

@@ -71,6 +71,29 @@ fn what_was_taken_back_by_hand_where_it_was_stays_away_and_the_next_is_asked_for
 }
 
 #[test]
+fn no_filter_is_added_without_a_word_after_one_was_taken_back_by_hand() {
+    let mut run = Run::new(policy(&[FLOWSPEC], &[]), &[("flowspec", Plane::Obeys(300))], vec![rule(0.4)]);
+    let other = FlowMatch { sport: Ranges::one(1900), ..rule(0.3).matches };
+    run.world.filters.push(Filter { matches: other, rule: 2, ..rule(0.3) });
+    run.go(10_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("flowspec"), 2, "{}", run.told());
+    let spared = run.ladder.ascent().0.iter().find(|step| step.what.to_string().contains("sport 123")).unwrap().clone();
+    run.ladder.withdraw(Some(spared.id), run.world.now).unwrap();
+    // The attack is spread: the same rule would be about the whole prefix, and there is another rule.
+    run.world.victims = (0..100).map(|i| (std::net::IpAddr::from([192, 0, 2, i]), 0.01)).collect();
+    let third = FlowMatch { sport: Ranges::one(53), ..rule(0.3).matches };
+    run.world.filters.push(Filter { matches: third, rule: 3, ..rule(0.3) });
+    run.go(30_000, |_| 3.0 * CAPACITY);
+    assert_eq!(run.wanted("flowspec"), 1, "{}", run.told());
+    run.go(MINUTE, |_| 3.0 * CAPACITY);
+    // What takes its place waits for a word, and is not about what was taken back.
+    assert_eq!((run.wanted("flowspec"), run.state("flowspec").as_str()), (0, "asking"), "{}", run.told());
+    let view = run.ladder.view();
+    let waits: Vec<&str> = view.rungs[0].steps.iter().map(|step| step.what.as_str()).collect();
+    assert!(waits.len() == 2 && waits.iter().all(|what| !what.contains("sport 123")), "{waits:?}");
+}
+
+#[test]
 fn numbers_that_name_nothing_are_told() {
     let mut calm = Ladder::default();
     let now = crate::decide::Now::default();
