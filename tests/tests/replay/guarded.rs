@@ -35,6 +35,9 @@ fn guarded() -> (TestRun, GuardDriver) {
     (datapath, driver)
 }
 
+/// A packet, what the program is told of its socket and of room for it, and the verdict with its reason.
+type Case<'a> = (&'a str, &'a Transport, u8, bool, (u32, Option<DropReason>));
+
 #[test]
 fn what_the_program_is_told_of_sockets_decides() {
     require_root!();
@@ -42,7 +45,7 @@ fn what_the_program_is_told_of_sockets_decides() {
     let tcp = |port, flags| Tcp::to(port, flags).build();
     let (syn, ack) = (tcp(443, flags::SYN), tcp(443, flags::ACK));
     let udp = |port| Udp::new(4000, port, b"question").build();
-    let cases: [(&str, &Transport, u8, bool, (u32, Option<DropReason>)); 12] = [
+    let cases: [Case<'_>; 12] = [
         ("a SYN to a listener whose queue is full", &syn, LISTENER, false, (TX, None)),
         ("a SYN to a listener that has room", &syn, LISTENER, true, (PASS, None)),
         ("a SYN to a port that nobody listens on", &syn, NONE, false, (DROP, out_of_state)),
