@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Alert, Kind,
+    Alert, Kind, UPSTREAM,
     log::{Delivery, How, Record, State, line},
 };
 use crate::sense::clock;
@@ -284,12 +284,14 @@ impl Book {
         (self.entries.len(), self.bytes)
     }
 
-    /// Chooses what goes where there is too much: what merely changed, oldest first, else the oldest.
+    /// Chooses what goes where there is too much: what merely changed, oldest first, else the oldest. What is left
+    /// upstream of an attack that is over is told by no later message.
     pub fn surplus(&self, most: usize, most_bytes: u64) -> Option<(u64, Vec<String>)> {
         if self.entries.len() <= most && self.bytes as u64 <= most_bytes {
             return None;
         }
-        let changed = self.entries.iter().find(|(_, entry)| entry.alert.kind == Kind::Changed);
+        let passing = |alert: &Alert| alert.kind == Kind::Changed && !alert.topic.ends_with(UPSTREAM);
+        let changed = self.entries.iter().find(|(_, entry)| passing(&entry.alert));
         let (n, entry) = changed.or(self.entries.iter().next())?;
         Some((*n, entry.sinks.iter().cloned().collect()))
     }

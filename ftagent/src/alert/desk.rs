@@ -3,7 +3,7 @@
 
 mod after;
 #[cfg(test)]
-mod late;
+pub(super) mod late;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use tracing::warn;
 
 use self::after::After;
 use super::{
-    Alert, Kind, News,
+    Alert, Kind, News, UPSTREAM,
     courier::{delivery, not_arrived},
     log::How,
     message::{self, Context, costs},
@@ -222,7 +222,7 @@ impl Desk {
         }
         let told = self.shared.lock().book.topics();
         // Each message about what was left upstream stands for itself.
-        told.iter().filter(|id| id.ends_with(after::TOPIC)).for_each(|id| self.shared.lock().book.end(id));
+        told.iter().filter(|id| id.ends_with(UPSTREAM)).for_each(|id| self.shared.lock().book.end(id));
         for id in told.iter().filter(|id| !id.contains(':') && !open.contains(id.as_str())) {
             match incidents.iter().find(|incident| incident.id == *id) {
                 Some(incident) => self.see(incident, None),
@@ -459,7 +459,7 @@ fn told(
     topic: &str,
     now_ms: i64,
 ) -> Option<Kind> {
-    let after = topic.ends_with(after::TOPIC);
+    let after = topic.ends_with(UPSTREAM);
     let told = inner.book.was_told(&sink.name, topic);
     let wants = |kind: Kind| sink.events.is_empty() || sink.events.contains(&kind);
     let begin = if topic.starts_with("health:") { Kind::Trouble } else { Kind::Opened };

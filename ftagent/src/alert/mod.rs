@@ -99,6 +99,9 @@ pub enum News {
     Escalated(String),
 }
 
+/// Ends the topics of messages about what is left upstream of an attack that is over; an incident's own has no colon.
+const UPSTREAM: &str = ":upstream";
+
 /// A message, ready to be written in the words of any sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {

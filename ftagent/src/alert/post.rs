@@ -1,5 +1,7 @@
 //! The way in, and the threads behind it.
 
+mod late;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -17,6 +19,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
+use self::late::Late;
 use super::{
     Alert, News,
     book::Book,
@@ -78,6 +81,7 @@ pub struct Post {
     offers: SyncSender<Offer>,
     shared: Arc<Shared>,
     health: Arc<Mutex<BTreeMap<&'static str, Vec<Trouble>>>>,
+    late: Late,
 }
 
 /// What the threads share.
@@ -270,7 +274,7 @@ impl Post {
         let desk = Desk::new(Arc::clone(&shared), audit.clone());
         let seats = Arc::clone(&shared);
         thread::Builder::new().name("alerts".into()).spawn(move || serve(&queue, desk, &seats, &audit))?;
-        Ok((Self { offers, shared, health: Arc::default() }, told))
+        Ok((Self { offers, shared, health: Arc::default(), late: Late::default() }, told))
     }
 
     /// Says how an incident is, and what is new about it.
@@ -280,6 +284,7 @@ impl Post {
 
     /// Says how all incidents are: makes up for what was not told. `guard` says where it is armed.
     pub fn look(&self, incidents: Vec<Arc<Incident>>, guard: Option<String>) {
+        self.late.hand_over(|offer| self.offers.try_send(offer).is_ok());
         self.offer(Offer::Look(incidents, guard));
     }
 
@@ -300,9 +305,11 @@ impl Post {
         self.offer(Offer::Beyond(incident.to_owned(), lines))
     }
 
-    /// Says what became of what is upstream for an incident that is over.
+    /// Says what became of what is upstream for an incident that is over. What finds no room is kept, and handed in
+    /// with [`Self::look`].
     pub fn after(&self, incident: Arc<Incident>, what: String) {
-        self.offer(Offer::After(incident, what));
+        self.late.push(incident, what);
+        self.late.hand_over(|offer| self.offer(offer));
     }
 
     /// Takes another configuration.
@@ -387,6 +394,7 @@ impl Post {
 
     /// Ends the threads, once what was handed in is on disk; gives up on a disk that hangs.
     pub fn stop(&self) {
+        self.late.hand_over(|offer| self.offers.send(offer).is_ok());
         let (done, wait) = sync_channel(1);
         if self.offers.send(Offer::Stop(done)).is_err() || wait.recv_timeout(PATIENCE).is_err() {
             warn!("The last alerts could not be saved in time.");
@@ -502,6 +510,7 @@ fn serve(queue: &Receiver<Offer>, mut desk: Desk, shared: &Arc<Shared>, audit: &
     loop {
         match queue.recv_timeout(desk.pause()) {
             Ok(Offer::Stop(done)) => {
+                desk.flush_after();
                 shared.end();
                 // Nobody may be waiting any more.
                 let _gone = done.send(());
@@ -516,6 +525,7 @@ fn serve(queue: &Receiver<Offer>, mut desk: Desk, shared: &Arc<Shared>, audit: &
             Ok(offer) => desk.take(offer),
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+                desk.flush_after();
                 shared.end();
                 return;
             }
@@ -576,3 +586,7 @@ fn write(shared: &Shared, mut log: Log) {
         shared.ring();
     }
 }
+
+#[cfg(test)]
+#[path = "post/tests.rs"]
+mod tests;
