@@ -59,16 +59,6 @@ impl Reply {
         let seconds: f64 = self.header("retry-after")?.trim().parse().ok()?;
         (0.0..1e6).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
     }
-
-    /// Returns the body as text, for people: one line, at most 200 characters.
-    pub fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body);
-        let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        if line.chars().count() > 200 {
-            line = line.chars().take(200).chain(['…']).collect();
-        }
-        line
-    }
 }
 
 /// Makes requests.
