@@ -136,6 +136,12 @@ impl Lost {
         self.disk += other.disk;
         self.unmatched += other.unmatched;
     }
+
+    /// Says it in words.
+    pub fn words(&self) -> String {
+        let Self { not_sampled, kernel, tape, quota, disk, unmatched } = self;
+        format!("not_sampled={not_sampled} kernel={kernel} tape={tape} quota={quota} disk={disk} unmatched={unmatched}")
+    }
 }
 
 /// What was counted of a class.

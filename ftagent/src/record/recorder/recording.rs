@@ -250,11 +250,7 @@ impl Recording {
         companions: impl FnOnce() -> Vec<Box<dyn Companion>>,
         pre_roll: &[Arc<Fact>],
     ) -> io::Result<()> {
-        let dir = store::make(&self.root, &self.plan.id)?;
-        if !self.made {
-            self.earlier = store::earlier(&self.root, &self.plan.id);
-            self.made = true;
-        }
+        let dir = self.enter()?;
         self.write()?;
         self.save(Status::Open)?;
         if let (Some(incident), false) = (&self.plan.incident, self.begun) {
@@ -263,6 +259,16 @@ impl Recording {
         }
         self.begun = true;
         Ok(())
+    }
+
+    /// Makes the directory, and takes over what an earlier life knew, before anything is written over that.
+    fn enter(&mut self) -> io::Result<PathBuf> {
+        let dir = store::make(&self.root, &self.plan.id)?;
+        if !self.made {
+            self.earlier = store::earlier(&self.root, &self.plan.id)?;
+            self.made = true;
+        }
+        Ok(dir)
     }
 
     /// Returns whether its directory was made, and everything began that goes along with it.
@@ -463,8 +469,7 @@ impl Recording {
     /// # Errors
     /// As [`Self::write`]; it may be tried again.
     pub fn finish(&mut self, status: Status) -> io::Result<()> {
-        let dir = store::make(&self.root, &self.plan.id)?;
-        self.made = true;
+        let dir = self.enter()?;
         self.statistics();
         self.write()?;
         self.frames.sync()?;
@@ -586,13 +591,5 @@ impl Iface {
         let untold = u64::try_from(self.untold).unwrap_or(0);
         self.untold -= i64::try_from(untold).unwrap_or(0);
         untold
-    }
-}
-
-impl Lost {
-    /// Says it in words.
-    fn words(&self) -> String {
-        let Self { not_sampled, kernel, tape, quota, disk, unmatched } = self;
-        format!("not_sampled={not_sampled} kernel={kernel} tape={tape} quota={quota} disk={disk} unmatched={unmatched}")
     }
 }

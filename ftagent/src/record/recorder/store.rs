@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, open, openat},
     sys::stat::Mode,
 };
@@ -243,14 +244,27 @@ fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
 
 /// Returns what an earlier life knew of a capture with which this one goes on. Nothing of it need be written: where
 /// the disk was full at the start, it is still as that life left it.
-pub fn earlier(root: &Path, id: &str) -> Option<Meta> {
-    let opened = Opened::new(root, id).ok()?;
-    let meta = opened.meta().ok()?;
-    if meta.status != Status::Open {
-        return Some(meta);
+///
+/// # Errors
+/// Where the disk does not let it be known yet: it must not be written over. What makes no sense is not known.
+pub fn earlier(root: &Path, id: &str) -> io::Result<Option<Meta>> {
+    let known = || {
+        let opened = Opened::new(root, id)?;
+        let meta = opened.meta()?;
+        if meta.status != Status::Open {
+            return Ok(meta);
+        }
+        settle(root, &opened, Some(meta), entry(root, id)?.changed_ms)
+    };
+    match known() {
+        Err(error) if may_pass(&error) => Err(error),
+        known => Ok(known.ok()),
     }
-    let changed_ms = entry(root, id).ok()?.changed_ms;
-    settle(root, &opened, Some(meta), changed_ms).ok()
+}
+
+/// Returns whether the system is to blame, and not what is there: nothing, a link, or what makes no sense.
+fn may_pass(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| !matches!(Errno::from_raw(code), Errno::ENOENT | Errno::ELOOP))
 }
 
 /// Takes half a frame off the end of a capture that was cut short, and counts what is in it.
@@ -260,14 +274,8 @@ fn settle(root: &Path, opened: &Opened, meta: Option<Meta>, changed_ms: i64) -> 
     meta.format = FORMAT;
     meta.status = Status::Interrupted;
     meta.ended_ms = Some(changed_ms);
-    if let Ok(file) = opened.file(CAPTURE) {
-        let mut packets = 0;
-        let count = |blocks: &[u8]| {
-            packets += pcapng::blocks(blocks).filter(|block| block.kind == pcapng::kind::PACKET).count() as u64;
-        };
-        let found = survey(io::BufReader::new(file), count)?;
-        if found.torn {
-            File::options().write(true).open(root.join(id).join(CAPTURE))?.set_len(found.good)?;
+    if let Some((packets, torn)) = trim(root, opened)? {
+        if torn {
             meta.notes.push("the daemon ended in the middle of a frame, which was taken off".to_owned());
         }
         let counted = if unknown { "what was counted is not known" } else { "what was counted is a few seconds older" };
@@ -276,6 +284,25 @@ fn settle(root: &Path, opened: &Opened, meta: Option<Meta>, changed_ms: i64) -> 
         meta.seen = meta.seen.max(packets);
     }
     Ok(meta)
+}
+
+/// Takes half a frame off the end of the file; returns how many packets are in it, and whether there was one. `None`:
+/// there is no such file.
+fn trim(root: &Path, opened: &Opened) -> io::Result<Option<(u64, bool)>> {
+    let file = match opened.file(CAPTURE) {
+        Err(error) if may_pass(&error) => return Err(error),
+        Err(_) => return Ok(None),
+        Ok(file) => file,
+    };
+    let mut packets = 0;
+    let count = |blocks: &[u8]| {
+        packets += pcapng::blocks(blocks).filter(|block| block.kind == pcapng::kind::PACKET).count() as u64;
+    };
+    let found = survey(io::BufReader::new(file), count)?;
+    if found.torn {
+        File::options().write(true).open(root.join(&opened.id).join(CAPTURE))?.set_len(found.good)?;
+    }
+    Ok(Some((packets, found.torn)))
 }
 
 /// Returns what is known of the files of a capture but its description and those of `but`.
@@ -336,13 +363,14 @@ mod tests {
         fs::write(nothing_known.join(CAPTURE), "no frame").unwrap();
         let newer = make(&root, "d").unwrap();
         Meta { format: FORMAT + 1, ..Meta::default() }.save(&newer).unwrap();
-        let known = earlier(&root, "a").unwrap();
+        let known = earlier(&root, "a").unwrap().unwrap();
         assert_eq!((known.status, known.id.as_str()), (Status::Interrupted, "a"), "before that is written");
         assert_eq!(Opened::new(&root, "a").unwrap().meta().unwrap().status, Status::Open);
         assert_eq!(finish_interrupted(&root, &["a", "c"]), [""; 0], "nothing of this life");
         assert_eq!(finish_interrupted(&root, &[]), ["a", "c"]);
         assert_eq!(finish_interrupted(&root, &[]), [""; 0], "once");
-        assert!(earlier(&root, "a").is_some() && earlier(&root, "d").is_none() && earlier(&root, "e").is_none());
+        let is_known = |id: &str| earlier(&root, id).unwrap().is_some();
+        assert_eq!(["a", "d", "e"].map(is_known), [true, false, false]);
         let status = |id: &str| Opened::new(&root, id).unwrap().meta().map(|meta| meta.status).ok();
         assert_eq!(
             ["a", "b", "c", "d"].map(status),

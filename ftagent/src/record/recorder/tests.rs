@@ -369,6 +369,46 @@ fn an_incident_that_goes_on_after_a_restart_goes_on_in_its_file() {
     assert_eq!(meta.status, Status::Closed);
 }
 
+/// Lets a file be appended to only, or changed again; returns whether this file system and this user can.
+fn append_only(path: &Path, on: bool) -> bool {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let file = fs::File::open(path).unwrap();
+    let Ok(flags) = ioctl_getflags(&file) else { return false };
+    ioctl_setflags(&file, if on { flags | IFlags::APPEND } else { flags - IFlags::APPEND }).is_ok()
+}
+
+#[test]
+fn an_earlier_life_is_not_forgotten_where_its_torn_end_cannot_be_cut_off_at_once() {
+    let mut world = World::new("pre_roll = \"1s\"");
+    world.run(20);
+    world.open("a");
+    world.run(100);
+    world.recorder.beat();
+    let before = world.read("a").meta;
+    let path = world.root().join("a").join(CAPTURE);
+    // The machine crashes in the middle of a frame, and the file cannot be cut when it is up again.
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, &[0x28, 0xb5, 0x2f, 0xfd, 4, 0x58]).unwrap();
+    if !append_only(&path, true) {
+        return;
+    }
+    let (recorder, told) = World::recorder(world.dir.path(), world.recorder.settings);
+    (world.recorder, world.told) = (recorder, told);
+    world.recorder.begin();
+    world.run(5);
+    world.step(|tick| tick.events = vec![Event::Changed { id: "a".to_owned(), what: "goes on".to_owned() }]);
+    world.run(60);
+    assert!(world.recorder.status.lock().unwrap().trouble.is_some(), "it is told");
+    assert!(append_only(&path, false));
+    world.run(60);
+    assert_eq!(world.recorder.status.lock().unwrap().trouble, None);
+    world.close("a");
+    let Read { meta, packets, .. } = world.read("a");
+    assert_eq!((meta.written, meta.begun_ms), (packets.len() as u64, before.begun_ms));
+    assert!(meta.written >= before.written + 51 * 120 && meta.seen > before.seen, "{} {}", meta.written, meta.seen);
+    assert!(meta.notes.iter().any(|note| note.contains("in the middle of a frame")), "{:?}", meta.notes);
+}
+
 #[test]
 fn an_operators_capture_has_what_matches_and_ends_in_time() {
     let mut world = World::new("pre_roll = \"5s\"");
