@@ -18,7 +18,7 @@ use ftagent_common::{
     tripwire::BFD_PORTS,
 };
 use ftagent_tests::{
-    packet::{Ipv4, Tcp, Udp},
+    packet::{Ipv4, Ipv6, Tcp, Udp},
     require_root,
 };
 
@@ -116,10 +116,14 @@ fn a_login_has_a_pool_of_its_own_where_new_connections_are_thinned() {
 fn what_keeps_paths_and_addresses_up_has_a_pool_of_its_own_where_its_class_is_thinned() {
     require_root!();
     let udp = |sport, dport, payload: &[u8]| Ipv4::new().frame(&Udp::new(sport, dport, payload).build());
-    // A class, what floods it, and what passes all the same: each kind of BFD, and DHCP.
-    let bfd = BFD_PORTS.map(|port| udp(50_000, port, &[0x20; 24])).to_vec();
-    let dhcp = vec![udp(67, 68, &[2; 300]), udp(68, 67, &[1; 300])];
-    for (class, size, spared) in [(TrafficClass::UdpSmall, 24, bfd), (TrafficClass::UdpMedium, 300, dhcp)] {
+    let udp6 = |sport, dport, payload: &[u8]| Ipv6::new().frame(&Udp::new(sport, dport, payload).build());
+    // A class, what floods it, and what passes all the same: each kind of BFD; DHCP; of DHCPv6, of either size, what
+    // goes to servers and relays (a solicit), to clients (an advertisement) and between relays.
+    let dhcp6 =
+        |size| [udp6(546, 547, &vec![1; size]), udp6(547, 546, &vec![2; size]), udp6(547, 547, &vec![12; size])];
+    let small = BFD_PORTS.map(|port| udp(50_000, port, &[0x20; 24])).into_iter().chain(dhcp6(56)).collect::<Vec<_>>();
+    let medium = [udp(67, 68, &[2; 300]), udp(68, 67, &[1; 300])].into_iter().chain(dhcp6(120)).collect();
+    for (class, size, spared) in [(TrafficClass::UdpSmall, 24, small), (TrafficClass::UdpMedium, 300, medium)] {
         let mut trap = Trap::new(1 << 20, 1);
         trap.police(class, 1000.0, 0);
         let flood = udp(5555, 40_000, &vec![7; size]);

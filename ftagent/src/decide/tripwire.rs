@@ -60,9 +60,9 @@ pub struct Ceiling {
 /// paths and addresses up, and is of no class of its own. 0: none. (BFD has more: see [`spares_bfd`].)
 pub const fn spared_ports(class: TrafficClass) -> [u16; SPARED_PORTS] {
     match class {
-        // Short messages of DHCPv6.
-        TrafficClass::UdpSmall => [546, 0, 0, 0],
-        // DHCP of IPv4 has 236 bytes at least (RFC 2131, 2); both, to clients and to servers (RFC 9915, 7.2).
+        // Short messages of DHCPv6, to clients, and to servers and relays (RFC 9915, 7.2): most solicits are.
+        TrafficClass::UdpSmall => [546, 547, 0, 0],
+        // DHCP of IPv4 has 236 bytes at least (RFC 2131, 2); both, either way.
         TrafficClass::UdpMedium => [67, 68, 546, 547],
         _ => [0; SPARED_PORTS],
     }
