@@ -13,6 +13,7 @@
 
 pub mod frame;
 pub mod frames;
+mod late;
 pub mod meta;
 pub mod pcapng;
 mod quota;
@@ -41,7 +42,7 @@ use std::{
 use tracing::{error, info, warn};
 
 use self::{
-    meta::{CAPTURE, Kind, Lost, Status},
+    meta::{CAPTURE, Kind, Lost, Meta, Status},
     recording::{Plan, Recording},
     ring::Ring,
     status::{CaptureStatus, RecordingStatus},
@@ -291,6 +292,8 @@ struct Recorder {
     open: Vec<Recording>,
     /// Captures that have ended and could not be written, with the beat at which that was.
     unfinished: Vec<(Recording, u64)>,
+    /// Those of which that was given up, as long as it is not written down, and whether anything of them was.
+    given_up: Vec<(Meta, bool)>,
     beats: u64,
     now_ns: u64,
     /// What finished captures add to the totals.
@@ -315,6 +318,7 @@ impl Recorder {
             ring: Ring::new(memory, keep_ns),
             open: Vec::new(),
             unfinished: Vec::new(),
+            given_up: Vec::new(),
             beats: 0,
             now_ns: 0,
             written: 0,
@@ -517,6 +521,9 @@ impl Recorder {
         if retry {
             self.finish_late();
         }
+        if self.beats.is_multiple_of(GIVE_UP) {
+            self.describe_given_up();
+        }
         if self.beats.is_multiple_of(SWEEP) {
             self.sweep();
         }
@@ -531,19 +538,6 @@ impl Recorder {
         self.begin_recording(old.plan, old.until_ns);
     }
 
-    fn finish_late(&mut self) {
-        for (mut recording, since) in std::mem::take(&mut self.unfinished) {
-            match recording.finish(Status::Closed) {
-                Ok(()) => self.finished(&recording),
-                Err(error) if self.beats.saturating_sub(since) >= GIVE_UP => {
-                    error!(capture = %recording.plan.id, %error, "The end of a capture is lost: the disk did not take it.");
-                    self.add(&recording);
-                }
-                Err(_) => self.unfinished.push((recording, since)),
-            }
-        }
-    }
-
     /// The daemon ends: incidents may go on in its next life.
     fn end(&mut self) {
         for mut recording in std::mem::take(&mut self.open) {
@@ -554,13 +548,18 @@ impl Recorder {
                 warn!(capture = %recording.plan.id, %error, "The end of a capture could not be written.");
             }
         }
+        self.describe_given_up();
     }
 
     fn sweep(&mut self) {
+        self.describe_given_up();
         let late = self.unfinished.iter().map(|(recording, _)| recording);
         let busy: Vec<&str> = self.open.iter().chain(late).map(|recording| recording.plan.id.as_str()).collect();
+        // Of those the daemon knows better why they have no end.
+        let known: Vec<&str> =
+            busy.iter().copied().chain(self.given_up.iter().map(|(meta, _)| meta.id.as_str())).collect();
         // At the start the disk may have been full.
-        for id in store::finish_interrupted(&self.root, &busy) {
+        for id in store::finish_interrupted(&self.root, &known) {
             info!(capture = %id, "A capture that an earlier life of the daemon left open was finished.");
         }
         let swept = retention::sweep(&self.root, &self.settings, clock::unix_ms(), &busy);

@@ -271,6 +271,11 @@ impl Recording {
         Ok(dir)
     }
 
+    /// Returns whether its directory was made, and what an earlier life left there is known.
+    pub const fn was_made(&self) -> bool {
+        self.made
+    }
+
     /// Returns whether its directory was made, and everything began that goes along with it.
     pub const fn is_open(&self) -> bool {
         self.begun

@@ -242,6 +242,31 @@ fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
     Ok(Some(id))
 }
 
+/// Describes a capture whose end this life could not write, and gave up; `known` is what it counted, and `was_made`
+/// whether it wrote anything of it, so that what an earlier life counted is among that. What never reached the file is
+/// declared as lost.
+///
+/// # Errors
+/// What the file system says; it may be tried again.
+pub fn finish_given_up(root: &Path, known: &Meta, was_made: bool) -> io::Result<()> {
+    let opened = Opened::new(root, &known.id)?;
+    let mut meta = Meta { format: FORMAT, status: Status::Closed, ..known.clone() };
+    if !was_made && let Some(earlier) = earlier(root, &known.id)? {
+        meta.add(&earlier);
+    }
+    let packets = trim(root, &opened)?.map_or(0, |(packets, _)| packets);
+    let lost = meta.written.saturating_sub(packets);
+    meta.lost.disk += lost;
+    meta.written = packets;
+    meta.seen = meta.seen.max(packets);
+    meta.notes.push(format!(
+        "its end could not be written, and was given up: {lost} packets are lost with it, and still in what was counted \
+         by class, verdict, reason and interface"
+    ));
+    meta.files = facts(&root.join(&known.id), &opened, &[]);
+    meta.save(&root.join(&known.id))
+}
+
 /// Returns what an earlier life knew of a capture with which this one goes on. Nothing of it need be written: where
 /// the disk was full at the start, it is still as that life left it.
 ///
@@ -366,6 +391,13 @@ mod tests {
         let known = earlier(&root, "a").unwrap().unwrap();
         assert_eq!((known.status, known.id.as_str()), (Status::Interrupted, "a"), "before that is written");
         assert_eq!(Opened::new(&root, "a").unwrap().meta().unwrap().status, Status::Open);
+        let counted = Meta { id: "g".to_owned(), seen: 9, written: 7, ..Meta::default() };
+        let made = make(&root, "g").unwrap();
+        Meta { format: FORMAT, begun_ms: 3, seen: 5, ..counted.clone() }.save(&made).unwrap();
+        finish_given_up(&root, &counted, false).unwrap();
+        let told = Opened::new(&root, "g").unwrap().meta().unwrap();
+        assert_eq!((told.status, told.begun_ms, told.seen), (Status::Closed, 3, 14), "both lives are in it");
+        assert_eq!((told.written, told.lost.disk), (0, 14), "there is no file");
         assert_eq!(finish_interrupted(&root, &["a", "c"]), [""; 0], "nothing of this life");
         assert_eq!(finish_interrupted(&root, &[]), ["a", "c"]);
         assert_eq!(finish_interrupted(&root, &[]), [""; 0], "once");

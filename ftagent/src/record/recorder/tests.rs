@@ -8,11 +8,7 @@ use ftagent_common::{
     sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
 };
 
-use super::{
-    frames::survey,
-    meta::{META, Meta},
-    *,
-};
+use super::{frames::survey, meta::META, *};
 use crate::{
     config::Config,
     decide::{ClassCount, Decider, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
@@ -407,6 +403,34 @@ fn an_earlier_life_is_not_forgotten_where_its_torn_end_cannot_be_cut_off_at_once
     assert_eq!((meta.written, meta.begun_ms), (packets.len() as u64, before.begun_ms));
     assert!(meta.written >= before.written + 51 * 120 && meta.seen > before.seen, "{} {}", meta.written, meta.seen);
     assert!(meta.notes.iter().any(|note| note.contains("in the middle of a frame")), "{:?}", meta.notes);
+}
+
+#[test]
+fn a_capture_whose_end_was_given_up_says_so_and_what_that_lost() {
+    let mut world = World::new("pre_roll = \"1s\"");
+    world.run(20);
+    world.open("a");
+    world.run(60);
+    let aside = world.dir.path().join("aside");
+    fs::rename(world.root(), &aside).unwrap();
+    fs::write(world.root(), "a file is where the directory should be").unwrap();
+    world.close("a");
+    world.run(700);
+    assert!(!world.recorder.has("a"), "it was given up");
+    fs::remove_file(world.root()).unwrap();
+    fs::rename(&aside, world.root()).unwrap();
+    world.run(20);
+    world.open("b");
+    world.close("b");
+    let Read { meta, packets, .. } = world.read("a");
+    assert_eq!((meta.status, meta.written), (Status::Closed, packets.len() as u64), "{:?}", meta.notes);
+    assert!(meta.lost.disk > 0, "{:?}", meta.lost);
+    assert_eq!((meta.seen, meta.written + meta.lost.disk), (501 * (11 + 1 + 60 + 31), 51 * (11 + 1 + 60 + 31)));
+    let note = meta.notes.iter().find(|note| note.contains("its end could not be written"));
+    assert!(note.is_some_and(|note| note.contains(&meta.lost.disk.to_string())), "{:?}", meta.notes);
+    assert!(!meta.notes.iter().any(|note| note.contains("the daemon ended")), "{:?}", meta.notes);
+    assert!(meta.incident.is_some_and(|incident| incident.closed.is_some()), "as it was last");
+    assert_eq!(meta.files[0].name, CAPTURE);
 }
 
 #[test]
