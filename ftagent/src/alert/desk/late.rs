@@ -28,7 +28,7 @@ fn life(receiver: &UdpSocket, changed: &str, state: &Path) -> Post {
     Post::start(state, &config.alerts, AuditLog::default()).unwrap().0
 }
 
-pub(in crate::alert) fn next(receiver: &UdpSocket) -> String {
+fn next(receiver: &UdpSocket) -> String {
     let mut buffer = [0; 4096];
     let length = receiver.recv(&mut buffer).expect("nothing was told");
     String::from_utf8_lossy(&buffer[..length]).into_owned()

@@ -8,9 +8,12 @@ use std::{
 use super::{Offer, PENDING};
 use crate::decide::Incident;
 
+/// An incident that is over, and what became of what is upstream for it.
+type After = (Arc<Incident>, String);
+
 /// What became of what is upstream, in order: the incident is over, and a look at all of them says nothing of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Late(Arc<Mutex<VecDeque<(Arc<Incident>, String)>>>);
+pub(super) struct Late(Arc<Mutex<VecDeque<After>>>);
 
 impl Late {
     /// Adds one. Of very many the oldest goes: those behind it are newer words on the same.
