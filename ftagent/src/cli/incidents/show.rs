@@ -93,7 +93,7 @@ fn summary(incident: &Incident, now_ms: i64) -> Vec<(&'static str, String)> {
     }
     if let Some(tool) = &incident.tool {
         let why = incident.named.as_ref().map_or_else(|| "a hint".to_owned(), Named::words);
-        rows.push(("looks like", format!("{tool} ({why}; nothing is decided by it)")));
+        rows.push(("looks like", format!("{tool} ({why}, nothing is decided by it)")));
     }
     rows
 }
