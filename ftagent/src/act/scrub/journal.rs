@@ -77,11 +77,12 @@ pub fn listed(state: &Path) -> Vec<(String, Vec<String>)> {
 }
 
 impl<I: Item> Journal<I> {
-    /// Reads the journal of a plane, or begins one. Its directory is made when it is written: until then nothing is
-    /// asked.
+    /// Reads the journal of a plane, or begins one. A directory that cannot be made now is made when it is written:
+    /// until then nothing is asked.
     pub fn open(dir: &Path, name: &str) -> Result<Self, String> {
         let path = dir.join(format!("{name}.json"));
         let wrong = |what: &str, error: io::Error| format!("{}: {what} ({error})", path.display());
+        let _later = fs::create_dir_all(dir);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
