@@ -1,7 +1,9 @@
 //! `cargo xtask evaluate`: every scenario, judged and added up. Needs root and the captures.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -30,6 +32,9 @@ struct Args {
     /// Only what has this in its name (`syn_cic2019/10x`, `cold/`, `V4`); simulations too.
     #[arg(long)]
     only: Option<String>,
+    /// Only every so many-th of what is left: a sample of all kinds.
+    #[arg(long, value_name = "N", default_value = "1")]
+    every: NonZeroUsize,
     /// Print the scoreboard, and every outcome, as JSON.
     #[arg(long)]
     json: bool,
@@ -83,6 +88,7 @@ fn main() -> Result<()> {
     }
     let wanted = |name: &str| args.only.as_ref().is_none_or(|pattern| name.contains(pattern.as_str()));
     cases.retain(|case| wanted(&case.name));
+    let cases: Vec<Case> = cases.into_iter().step_by(args.every.get()).collect();
     if args.list {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
@@ -117,24 +123,44 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Replays every scenario from a capsule.
+/// Replays every scenario from a capsule, and says how many of each kind decide the same.
 fn replay_capsules(args: &Args, cases: &[Case], dir: &Path) -> Result<()> {
-    let count = cases.len();
+    let (begun, count) = (Instant::now(), cases.len());
     let progress = |done: usize, again: &Again| {
         let Again { name, ticks, decisions, bytes, wrong } = again;
         let told = wrong.as_deref().unwrap_or("identical");
-        eprintln!("[{done}/{count}] {name}: {ticks} ticks, {decisions} decisions, {bytes} bytes: {told}");
+        let seconds = begun.elapsed().as_secs();
+        eprintln!("[{done}/{count}] {name}: {ticks} ticks, {decisions} decisions, {bytes} bytes: {told} ({seconds} s)");
     };
     let outcomes = again(cases, dir, args.workers, &progress)?;
-    let identical = outcomes.iter().filter(|again| again.wrong.is_none()).count();
     let sum = |of: fn(&Again) -> u64| outcomes.iter().map(of).sum::<u64>();
+    let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (case, again) in cases.iter().zip(&outcomes) {
+        let (same, all) = kinds.entry(kind_name(&case.kind)).or_default();
+        (*same, *all) = (*same + usize::from(again.wrong.is_none()), *all + 1);
+    }
+    kinds.iter().for_each(|(kind, (same, all))| println!("{kind}: {same} of {all}"));
+    let wrong: Vec<&str> =
+        outcomes.iter().filter(|again| again.wrong.is_some()).map(|again| again.name.as_str()).collect();
     println!(
-        "{identical} of {count} capsules decide the same, byte for byte: {} ticks, {} decisions",
+        "{} of {count} capsules decide the same, byte for byte: {} ticks, {} decisions, {} MB, {} s",
+        count - wrong.len(),
         sum(|again| again.ticks),
-        sum(|again| again.decisions)
+        sum(|again| again.decisions),
+        sum(|again| again.bytes) / 1_000_000,
+        begun.elapsed().as_secs()
     );
-    ensure!(identical == count, "{} do not", count - identical);
+    ensure!(count > 0, "there was nothing to replay");
+    ensure!(wrong.is_empty(), "{} do not: {}", wrong.len(), wrong.join(", "));
     Ok(())
+}
+
+fn kind_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Attack { .. } => "attacks",
+        Kind::Benign => "ordinary traffic",
+        Kind::Behaviour(_) => "behaviours",
+    }
 }
 
 /// Returns what the simulations of other runs found.
