@@ -185,6 +185,12 @@ impl Packet {
         self.proto == TCP
     }
 
+    /// Returns whether the socket table has a connection for a segment: then it is somebody's, however much he
+    /// sends. A SYN that is sent again finds the request that it made before.
+    pub fn is_connected(&self) -> bool {
+        self.is_tcp() && self.flags & tcp::SYN == 0 && self.socket == socket::CONNECTED
+    }
+
     /// Returns whether it is UDP.
     pub fn is_udp(&self) -> bool {
         self.proto == UDP

@@ -1,11 +1,13 @@
 //! Connections that are held and not used: they need no rate to be suspicious.
 
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+
 use ftagent_common::TrafficClass::{HttpRequest, TcpData};
 
 use super::super::{
     Vector,
     analyst::Seen,
-    flows::{State, http, note},
+    flows::{Flow, State, http, note},
     table::Tally,
 };
 use super::{
@@ -16,6 +18,8 @@ use super::{
 
 /// Connections that are held for so long without an end count, nanoseconds.
 const HELD_NS: u64 = 3_000_000_000;
+/// So many connections of one source that are held are no bad line.
+const MANY: usize = 3;
 /// A connection that was silent for longer is over, nanoseconds.
 const SILENT_NS: u64 = 90_000_000_000;
 
@@ -36,15 +40,59 @@ fn flows(list: &[&Seen], seed: u64) -> usize {
     tally.distinct()
 }
 
+/// Returns whether a connection on which something was asked is open, and was for a while.
+fn is_standing(flow: &Flow, now_ns: u64) -> bool {
+    let alive = now_ns.saturating_sub(flow.last_ns) < SILENT_NS && !flow.has(note::CLOSED);
+    alive && now_ns.saturating_sub(flow.request_ns) >= HELD_NS
+}
+
+/// Who holds connections and does not use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Whose they are.
+    pub source: IpAddr,
+    /// The local port that they are to.
+    pub port: u16,
+    /// How many he holds.
+    pub held: usize,
+}
+
+/// What one source does with its connections to one port.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    open: usize,
+    held: usize,
+    /// He has begun a request and sends line after line of it, seconds apart.
+    drips: bool,
+}
+
+/// Returns who holds connections beyond doubt, and more than he uses; who holds most comes first. One that is
+/// dripped into for seconds is enough, of others it takes [`MANY`]: a line may be bad. What could be forged does
+/// not count: connections that the socket table does not have if it is asked, those without a handshake
+/// otherwise.
+pub fn holders(scene: &Scene<'_>, by_sockets: bool) -> Vec<Holder> {
+    let real = if by_sockets { note::CONNECTED } else { note::COMPLETE | note::PROVEN };
+    let mut found: BTreeMap<(IpAddr, u16), Use> = BTreeMap::new();
+    for flow in scene.flows.requested().filter(|flow| is_standing(flow, scene.now_ns) && !flow.has(note::OURS)) {
+        let Some(source) = flow.remote else { continue };
+        let unused = !flow.has(note::ANSWERED) && (flow.drips > 0 || flow.has(note::UNFINISHED));
+        let held = flow.has(real) && (unused || flow.has(note::SHUT));
+        let its = found.entry((source, flow.port)).or_default();
+        its.open += 1;
+        its.held += usize::from(held);
+        its.drips |= held && flow.late_drips >= 2;
+    }
+    let holds = found.into_iter().filter(|(_, its)| (its.drips || its.held >= MANY) && its.held * 2 > its.open);
+    let mut found: Vec<_> = holds.map(|((source, port), its)| Holder { source, port, held: its.held }).collect();
+    found.sort_by_key(|holder| Reverse(holder.held));
+    found
+}
+
 /// Names connections that are held and not used.
 pub fn standing(scene: &Scene<'_>) -> Judgement {
     let (mut dripping, mut late, mut unfinished, mut shut, mut open) = (0u32, 0u32, 0u32, 0u32, 0u32);
     let mut ports = Tally::with_capacity(1024, scene.seed);
-    for flow in scene.flows.requested() {
-        let alive = scene.now_ns.saturating_sub(flow.last_ns) < SILENT_NS && !flow.has(note::CLOSED);
-        if !alive || scene.now_ns.saturating_sub(flow.request_ns) < HELD_NS {
-            continue;
-        }
+    for flow in scene.flows.requested().filter(|flow| is_standing(flow, scene.now_ns)) {
         open += 1;
         if flow.has(note::SHUT) {
             shut += 1;

@@ -76,6 +76,8 @@ pub mod note {
     pub const COMPLETED_BEFORE: u16 = 1 << 11;
     /// The peer acknowledged something after its request: it was answered.
     pub const ANSWERED: u16 = 1 << 10;
+    /// The socket table has its connection: the handshake was not forged.
+    pub const CONNECTED: u16 = 1 << 14;
 }
 
 /// A flow: half 0 is the direction of the first packet that was seen. It is two cache lines, not parts
@@ -109,7 +111,11 @@ pub struct Flow {
     pub port: u16,
     /// Whether half 0 is sent by the lower of both ends.
     pub lower: bool,
+    /// The other host; `None` in an empty place only.
+    pub remote: Option<IpAddr>,
 }
+
+const _: () = assert!(size_of::<Flow>() == 128);
 
 impl Flow {
     fn new(key: &Key, packet: &Packet, outbound: bool) -> Self {
@@ -119,6 +125,7 @@ impl Flow {
             lower: key.lower,
             notes: if outbound { note::OURS } else { 0 },
             port: if outbound { packet.sport } else { packet.dport },
+            remote: if outbound { packet.dst() } else { packet.src() },
             ..Self::default()
         }
     }
@@ -322,6 +329,9 @@ impl Flows {
         };
         if outbound {
             flow.notes |= note::OUTBOUND;
+        }
+        if packet.is_connected() {
+            flow.notes |= note::CONNECTED;
         }
         let remote = if outbound { packet.dst() } else { packet.src() };
         let proven = track::is_proof(&flow, packet, sees_own) && !flow.has(note::PROPOSED);

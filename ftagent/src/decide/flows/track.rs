@@ -74,6 +74,7 @@ fn begin(flow: &mut Flow, packet: &Packet, forward: bool) -> State {
         last_ns: flow.last_ns,
         lower: flow.lower,
         port: flow.port,
+        remote: flow.remote,
         notes: kept,
         ..Flow::default()
     };

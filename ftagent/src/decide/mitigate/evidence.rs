@@ -6,14 +6,13 @@ use std::{
     net::IpAddr,
 };
 
-use ftagent_common::{TrafficClass, guard::socket};
+use ftagent_common::TrafficClass;
 
 use crate::decide::{
     Metric,
     analyst::{Analyst, Seen},
     classify::Scene,
     flows::{Flow, State, block_of, note},
-    packet::tcp,
     reservoir::{Clean, Glimpse, Reservoir, vouches},
     synthesis::Sample,
 };
@@ -102,8 +101,8 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
     if weigh(&found, |seen| seen.mark.known) < FORGED * weigh(&found, |_| true) && !held {
         found.retain(|seen| !seen.mark.known);
     }
-    if target.by_sockets && weigh(&found, is_connected) < FORGED * weigh(&found, |_| true) {
-        found.retain(|seen| !is_connected(seen));
+    if target.by_sockets && weigh(&found, |seen| seen.packet.is_connected()) < FORGED * weigh(&found, |_| true) {
+        found.retain(|seen| !seen.packet.is_connected());
     }
     let step = found.len().div_ceil(MOST).max(1);
     let seconds = (target.now_ns.saturating_sub(from_ns) as f64 / 1e9).max(0.02);
@@ -118,13 +117,6 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
         })
     };
     Evidence { attack: found.into_iter().step_by(step).filter_map(sample).collect(), live, seconds }
-}
-
-/// Returns whether the socket table has a connection for a segment: then it is somebody's, however much
-/// he sends. A SYN that is sent again finds the request that it made before.
-fn is_connected(seen: &Seen) -> bool {
-    let packet = &seen.packet;
-    packet.is_tcp() && packet.flags & tcp::SYN == 0 && packet.socket == socket::CONNECTED
 }
 
 /// Returns the flows that the attack has begun. Who has connections sends more in them than what is too

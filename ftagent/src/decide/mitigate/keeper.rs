@@ -1,6 +1,7 @@
 //! Keeps the rules of the open incident: makes them, lets them count, enforces them, takes them
 //! back, ends them.
 
+mod hold;
 mod narrow;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,8 @@ use std::collections::BTreeMap;
 use ftagent_common::{TrafficClass, guard::socket};
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub use self::hold::HOLDERS;
 use super::{
     Exempt, Measured, Mode, Phase, RuleCount, Wanted,
     collateral::{Jury, is_of_connections},
@@ -42,10 +45,6 @@ const REMAINS_NS: f64 = 500e6;
 const LEFT_TICKS: u32 = 2;
 /// A rule that matches less than this share of what may remain is of no use.
 const USEFUL: f64 = 0.05;
-/// A rule that is of no use ends after this time, nanoseconds.
-const IDLE_NS: u64 = 30_000_000_000;
-/// A rule in shadow that matches nothing ends after this time, nanoseconds.
-const IDLE_IN_SHADOW_NS: u64 = 1_000_000_000;
 /// A remembered rule is put in force if it matches this share of the attack.
 const RECALLED: f64 = 0.2;
 /// While the baseline is not trusted, only what is as sure as this is acted on.
@@ -125,6 +124,10 @@ pub struct Keeper {
     thinning: Thinning,
     /// When the socket table answered last, nanoseconds.
     oracle_ns: Option<u64>,
+    /// When it was looked last who holds connections, nanoseconds.
+    held_ns: u64,
+    /// It was said who does, or that nobody is known to.
+    holders_told: bool,
 }
 
 impl Keeper {
@@ -218,6 +221,7 @@ impl Keeper {
         let (left_pps, left_bps) = left.values().fold((0.0, 0.0), |sum, left| (sum.0 + left.pps, sum.1 + left.bps));
         let (mut events, withdrawn) = self.judge(incident, scene);
         events.extend(self.narrow(incident, &target, scene, withdrawn));
+        events.extend(self.hold(incident, &target, scene));
         let too_much = self.remains.note(scene.elapsed_ns, (left_pps, left_bps)).exceeds(exit);
         self.left_ticks = if too_much { self.left_ticks + 1 } else { 0 };
         let due = now_ns.saturating_sub(self.searched_ns) >= self.pause_ns.max(AGAIN_NS);
@@ -328,7 +332,7 @@ impl Keeper {
             let what = if life.costs_too_much(live) {
                 life.withdraw();
                 format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
-            } else if idle >= IDLE_NS || life.measured.packets == 0 && idle >= IDLE_IN_SHADOW_NS {
+            } else if idle >= life.patience_ns() {
                 keep(&mut self.memory, incident, life, now);
                 life.phase = Phase::Ended;
                 "ended: it matches nothing any more".to_owned()
@@ -353,6 +357,11 @@ impl Keeper {
             self.spare(&life.touched);
         }
         (tell(incident, now, lines), done)
+    }
+
+    /// Returns how many rules more an incident may have against what its packets have in common.
+    fn room(&self) -> usize {
+        RULES.saturating_sub(self.lives.iter().filter(|life| !life.holder).count())
     }
 
     fn refuse(&mut self, matches: FlowMatch) {
@@ -386,7 +395,7 @@ impl Keeper {
             exempt: &exempt,
             own: &scene.exempt.own,
             refused: &self.refused,
-            most: RULES.saturating_sub(self.lives.len()),
+            most: self.room(),
             ordinary: scene.ordinary,
             exit: scene.exit,
             part: share_of(attack.len()),

@@ -31,6 +31,12 @@ const BY_CHANCE: f64 = 0.05;
 pub const METER: usize = 4096;
 /// Packets of theirs that are kept at most.
 const TOUCHED: usize = 32;
+/// A rule that matches too little to be worth its place ends after this time, nanoseconds …
+const IDLE_NS: u64 = 30_000_000_000;
+/// … one that matched nothing since it counts after this …
+const IDLE_IN_SHADOW_NS: u64 = 1_000_000_000;
+/// … and one against a holder of connections after this: tools send a piece once in 10 to 100 seconds.
+const HOLDER_IDLE_NS: u64 = 120_000_000_000;
 /// A rule that is wanted no more, or whose daemon has died, ends after this time, milliseconds.
 pub const TTL_MS: u64 = 30_000;
 
@@ -62,6 +68,8 @@ pub struct Life {
     pub id: u32,
     /// What was chosen.
     pub choice: Choice,
+    /// It is against one who holds connections: its packets come seldom.
+    pub holder: bool,
     /// Shadow or enforcing.
     pub phase: Phase,
     /// Since when it is wanted, nanoseconds.
@@ -92,6 +100,7 @@ impl Life {
             gauge: Gauge::of(&choice.matches),
             classes: BTreeMap::new(),
             choice,
+            holder: false,
             phase: Phase::Shadow,
             since_ns: now_ns,
             enforced: None,
@@ -137,6 +146,15 @@ impl Life {
         self.phase = Phase::Enforcing;
         self.enforced.get_or_insert(now);
         self.gauge = Gauge::of(&self.choice.matches);
+    }
+
+    /// Returns how long it may match too little before it ends, nanoseconds.
+    pub fn patience_ns(&self) -> u64 {
+        match self.measured.packets {
+            _ if self.holder => HOLDER_IDLE_NS,
+            0 => IDLE_IN_SHADOW_NS,
+            _ => IDLE_NS,
+        }
     }
 
     /// Takes it back.

@@ -11,6 +11,7 @@ mod backgrounds;
 mod connected;
 mod cost;
 mod floods;
+mod held;
 mod world;
 
 use std::net::IpAddr;
@@ -308,40 +309,6 @@ fn a_wall_clock_that_steps_changes_nothing_about_an_attack() {
         let [incident] = world.incidents()[..] else { panic!("{:?}", world.incidents()) };
         assert!(!incident.is_open() && !incident.rules.is_empty(), "{step}: {incident:?}");
         assert_eq!(world.lost[0], steady.lost[0], "{step}: customers");
-    }
-}
-
-#[test]
-fn connections_that_are_held_are_dropped_by_source_only_where_few_hold_them() {
-    let spread: Vec<_> = (0..120).map(|number| shapes::slow_client(&mut Dice(number), number)).collect();
-    let one_source = |frame: &mut Vec<u8>, inbound: bool| {
-        let at = if inbound { 26 } else { 30 };
-        frame[at..at + 4].copy_from_slice(&[203, 0, 113, 66]);
-    };
-    let mut few = spread.clone();
-    for (number, ticks) in few.iter_mut().enumerate() {
-        for (inbound, frame) in ticks.iter_mut().flatten() {
-            one_source(frame, *inbound);
-            let port = if *inbound { 34 } else { 36 };
-            frame[port..port + 2].copy_from_slice(&(10_000 + number as u16).to_be_bytes());
-        }
-    }
-    for (clients, source) in [(spread, None), (few, Some("203.0.113.66/32"))] {
-        let mut world = World::calm(web);
-        for tick in 0..100 {
-            let frames = clients.iter().filter_map(|pieces| pieces.get(tick)).flatten().cloned().collect();
-            world.tick(frames);
-        }
-        assert_eq!(world.incidents().last().map(|incident| incident.vector), Some(Vector::SlowHttp));
-        let named: Vec<_> =
-            world.dropping().iter().map(|rule| rule.rule.matches.src.map(|net| net.to_string())).collect();
-        assert_eq!(
-            named,
-            source.map(|net| Some(net.to_owned())).into_iter().collect::<Vec<_>>(),
-            "{:#?}",
-            told(&world)
-        );
-        assert!(source.is_some() || is_none(&world), "{:#?}", told(&world));
     }
 }
 

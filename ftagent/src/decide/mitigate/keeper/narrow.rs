@@ -5,7 +5,7 @@ use super::{
         evidence::{Target, counted, gather},
         life::Life,
     },
-    Keeper, RULES, Scene, acts, tell,
+    Keeper, Scene, acts, tell,
 };
 use crate::{
     decide::{
@@ -57,7 +57,7 @@ impl Keeper {
                 exempt: &exempt,
                 own: &scene.exempt.own,
                 refused: &self.refused,
-                most: RULES.saturating_sub(self.lives.len()),
+                most: self.room(),
                 ordinary: scene.ordinary,
                 exit: scene.exit,
                 part: attack.len() as f64 / evidence.attack.len().max(1) as f64,

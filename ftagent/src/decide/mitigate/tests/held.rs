@@ -1,0 +1,73 @@
+//! Connections that are held: who holds several is dropped by source, and nobody else is.
+
+use super::*;
+use crate::decide::{classify::tests::shapes::slow_client, mitigate::keeper};
+
+/// So many connections of so many sources, by ticks. Sources are of networks of their own. Each sends so many
+/// lines behind the one that begins its request.
+fn slow(connections: u64, sources: u64, lines: usize) -> Vec<Vec<Frames>> {
+    let of_source = |number: u64| {
+        let mut ticks = slow_client(&mut Dice(number), number);
+        ticks.truncate(1 + 25 * lines);
+        for (inbound, frame) in ticks.iter_mut().flatten() {
+            let (address, port) = if *inbound { (26, 34) } else { (30, 36) };
+            frame[address..address + 4].copy_from_slice(&[20 + (number % sources) as u8, 0, 113, 7]);
+            frame[port..port + 2].copy_from_slice(&(10_000 + number as u16).to_be_bytes());
+        }
+        ticks
+    };
+    (0..connections).map(of_source).collect()
+}
+
+fn attacked(world: &mut World, clients: &[Vec<Frames>]) {
+    for tick in 0..100 {
+        let frames = clients.iter().filter_map(|pieces| pieces.get(tick)).flatten().cloned().collect();
+        world.tick(frames);
+    }
+    assert_eq!(world.incidents().last().map(|incident| incident.vector), Some(Vector::SlowHttp));
+}
+
+fn sources(world: &World) -> Vec<String> {
+    let mut named: Vec<_> = world.dropping().iter().map(|rule| rule.rule.matches.to_string()).collect();
+    named.sort();
+    named
+}
+
+#[test]
+fn who_holds_several_is_dropped_by_source_and_nobody_else() {
+    let cases = [
+        ("three each, one line", slow(120, 40, 1), 40),
+        ("one each, one line", slow(120, 120, 1), 0),
+        ("one each, three lines", slow(56, 56, 3), 56),
+        ("one source", slow(120, 1, 3), 1),
+    ];
+    for (name, clients, expected) in cases {
+        let mut world = World::calm(web);
+        attacked(&mut world, &clients);
+        let named = sources(&world);
+        assert_eq!(named.len(), expected, "{name}: {:#?}", told(&world));
+        assert!(named.iter().all(|rule| rule.starts_with("tcp src ") && rule.ends_with(".0.113.7/32 dport 80")));
+        assert_eq!(world.lost[0].0, 0, "customers");
+        let said = told(&world).iter().filter(|line| line.starts_with("who holds connections")).count();
+        assert_eq!(said, usize::from(expected > 0), "{:#?}", told(&world));
+        assert!(expected > 0 || is_none(&world), "{:#?}", told(&world));
+    }
+}
+
+#[test]
+fn there_are_no_more_rules_by_source_than_there_is_room_for() {
+    let mut world = World::calm(web);
+    attacked(&mut world, &slow(400, 100, 3));
+    assert_eq!(sources(&world).len(), keeper::HOLDERS, "{:#?}", told(&world));
+    assert!(told(&world).iter().any(|line| line.ends_with("there is room for no more of them")));
+}
+
+#[test]
+fn rules_by_source_only_count_where_nothing_is_dropped() {
+    let mut world = World::calm(web);
+    world.decider.set_mode(Mode::Observe);
+    attacked(&mut world, &slow(120, 40, 1));
+    assert_eq!(sources(&world), [""; 0]);
+    let shown = world.incidents().last().unwrap().rules.iter().filter(|rule| rule.state == Phase::Shadow).count();
+    assert_eq!(shown, 40, "{:#?}", told(&world));
+}
