@@ -1,6 +1,6 @@
 //! One incident with everything that is known of it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -29,6 +29,8 @@ const WORTH_BLOCKING: f64 = 0.1;
 const PROPOSED: usize = 3;
 /// Rules that were considered and not chosen, at most.
 const RUNNERS_UP: usize = 3;
+/// Rules that differ in the source alone, and are told with all that is known of each, at most.
+const ALIKE: u64 = 3;
 /// From this distance on, times are told with their date, milliseconds.
 const DATED_MS: i64 = 20 * 3_600_000;
 
@@ -225,7 +227,16 @@ fn rules(incident: &Incident) -> String {
         Phase::Ended => "ended",
     };
     let mut text = "\nrules\n".to_owned();
+    let mut alike: BTreeMap<(String, &str), (u64, u64)> = BTreeMap::new();
     for rule in &incident.rules {
+        if let Some(matches) = without_source(&rule.matches) {
+            let (rules, dropped) = alike.entry((matches, state(rule.state))).or_default();
+            *rules += 1;
+            if *rules > ALIKE {
+                *dropped += rule.measured.dropped;
+                continue;
+            }
+        }
         text.push_str(&format!("  {}  {} then {}: {}\n", rule.id, rule.matches, rule.action, state(rule.state)));
         if !rule.reason.is_empty() {
             text.push_str(&format!("     {}\n", rule.reason));
@@ -247,7 +258,23 @@ fn rules(incident: &Incident) -> String {
             text.push_str(&format!("     instead of {}: {}\n", other.matches, expectation(&other.predicted)));
         }
     }
+    for ((matches, state), (rules, dropped)) in alike.into_iter().filter(|(_, (rules, _))| *rules > ALIKE) {
+        let more = several(rules - ALIKE, "more rule");
+        text.push_str(&format!(
+            "  {more} like {matches}, {state}, each by another source: {} dropped\n",
+            count(dropped)
+        ));
+    }
     text
+}
+
+/// Returns what a match says beside its source, where it names one host.
+fn without_source(matches: &str) -> Option<String> {
+    let words: Vec<&str> = matches.split(' ').collect();
+    let at = words.iter().position(|word| *word == "src")?;
+    let host = words.get(at + 1).is_some_and(|net| net.ends_with("/32") || net.ends_with("/128"));
+    let rest = words.iter().take(at).chain(words.iter().skip(at + 2)).copied();
+    host.then(|| rest.collect::<Vec<_>>().join(" "))
 }
 
 fn timeline(incident: &Incident) -> String {
@@ -386,6 +413,25 @@ mod tests {
         assert!(text.contains(&wanted.join("\n")), "{text}");
         assert!(text.contains("1 rule in force against it") && !text.contains("ftagent block"), "{text}");
         assert!(text.contains("  mitigated       2026-08-01 12:00:00 UTC (1 min ago), "), "{text}");
+    }
+
+    #[test]
+    fn rules_that_differ_in_the_source_alone_are_told_in_one_line() {
+        let rule = |number: u32| RuleReport {
+            id: number,
+            matches: format!("tcp src 192.0.2.{number}/32 dport 80"),
+            action: "drop".to_owned(),
+            state: if number == 9 { Phase::Ended } else { Phase::Enforcing },
+            reason: String::new(),
+            predicted: Predicted::default(),
+            measured: Measured { dropped: 1000, ..Measured::default() },
+            runners_up: Vec::new(),
+        };
+        let text = render(&Incident { rules: (1..10).map(rule).collect(), ..incident() }, NOON, TERMINAL);
+        let told = [1, 2, 3, 9].map(|number| format!("  {number}  tcp src 192.0.2.{number}/32 dport 80 then drop: "));
+        assert!(told.iter().all(|line| text.contains(line)) && !text.contains("192.0.2.4"), "{text}");
+        let wanted = "  5 more rules like tcp dport 80, in force, each by another source: 5 000 dropped\n";
+        assert!(text.contains(wanted), "{text}");
     }
 
     #[test]
