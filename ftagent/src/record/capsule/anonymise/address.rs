@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 /// Addresses that are remembered; more begin anew.
 const REMEMBERED: usize = 1 << 20;
 
-/// IPv4 prefixes that mean something, with their lengths; see [`WHOLE`].
+/// IPv4 prefixes that mean something, with their lengths: those bits stay as they are.
 const V4: [(u32, u32); 10] = [
     (0x0000_0000, 32), // unspecified
     (0x0a00_0000, 8),  // private (RFC 1918)
