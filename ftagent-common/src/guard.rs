@@ -97,6 +97,8 @@ pub mod socket {
     pub const CONNECTED: u8 = 3;
     /// A UDP socket that takes packets from anybody.
     pub const UNCONNECTED: u8 = 4;
+    /// A request that a SYN made and nobody has confirmed yet: whoever forges the SYN makes it.
+    pub const HALF_OPEN: u8 = 5;
 }
 
 /// What a SYN offers (RFC 9293, 3.2; RFC 7323; RFC 2018). No options in Rust's sense: where one is

@@ -38,6 +38,8 @@ const SYN_FLAGS: u8 = 0x02;
 const SYN_MASK: u8 = 0x17;
 /// `TCP_LISTEN` and `TCP_ESTABLISHED` (include/net/tcp_states.h).
 const LISTEN: u32 = 10;
+/// `TCP_NEW_SYN_RECV`, likewise.
+const NEW_SYN_RECV: u32 = 12;
 const ESTABLISHED: u32 = 1;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the device.
 const THIS_NETNS: u64 = u64::MAX;
@@ -256,6 +258,7 @@ extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
     (match state_of(tcp_socket(ctx, place, &mut tuple)) {
         0 => socket::NONE,
         LISTEN => socket::LISTENER,
+        NEW_SYN_RECV => socket::HALF_OPEN,
         _ => socket::CONNECTED,
     }) as u32
 }

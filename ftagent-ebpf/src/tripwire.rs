@@ -107,8 +107,8 @@ extern "C" fn ftagent_ceiling(ctx: *mut xdp_md, place: u64) -> u32 {
         wire: 0,
     };
     let answer = guard::ask(ctx, &facts);
-    // A connection is never thinned; whether it talks is for rules to judge.
-    if answer == socket::CONNECTED {
+    // A connection is never thinned, nor what completes one; whether it talks is for rules to judge.
+    if answer == socket::CONNECTED || answer == socket::HALF_OPEN {
         return 0;
     }
     // SAFETY: as above.

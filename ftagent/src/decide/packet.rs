@@ -186,9 +186,15 @@ impl Packet {
     }
 
     /// Returns whether the socket table has a connection for a segment: then it is somebody's, however much he
-    /// sends. A SYN that is sent again finds the request that it made before.
+    /// sends.
     pub fn is_connected(&self) -> bool {
         self.is_tcp() && self.flags & tcp::SYN == 0 && self.socket == socket::CONNECTED
+    }
+
+    /// Returns whether it has one, or the request of one, which a segment completes and a SYN that is sent again
+    /// finds.
+    pub fn is_expected(&self) -> bool {
+        self.is_connected() || self.is_tcp() && self.flags & tcp::SYN == 0 && self.socket == socket::HALF_OPEN
     }
 
     /// Returns whether it is UDP.

@@ -95,8 +95,11 @@ impl Sockets {
         }
         let live = self.connections.get(&ends).filter(|connection| !connection.is_over(packet.time_ns));
         let begins = is_syn(packet) && live.is_some_and(|connection| connection.state == State::Closed);
-        if live.is_some() && !begins || self.returns(packet, &ends) {
+        if self.returns(packet, &ends) {
             return socket::CONNECTED;
+        }
+        if let Some(connection) = live.filter(|_| !begins) {
+            return if connection.state == State::HalfOpen { socket::HALF_OPEN } else { socket::CONNECTED };
         }
         if self.listeners.contains_key(&ends.own) { socket::LISTENER } else { socket::NONE }
     }

@@ -12,7 +12,7 @@ use crate::decide::{
     Metric,
     analyst::{Analyst, Seen},
     classify::Scene,
-    flows::{Flow, State, block_of, note},
+    flows::{Flow, State, note},
     reservoir::{Clean, Glimpse, Reservoir, vouches},
     synthesis::Sample,
 };
@@ -29,8 +29,6 @@ const MOST: usize = 4096;
 const LIVE: usize = 1024;
 /// A conversation is one of before if it began so long before the attack, nanoseconds.
 const BEFORE_NS: u64 = 1_000_000_000;
-/// Connections are held for so long before that is recognised, nanoseconds.
-const HOLDS_NS: u64 = 60_000_000_000;
 /// From this share on, known sources are not taken for honest: somebody forges them.
 const FORGED: f64 = 0.4;
 
@@ -82,7 +80,7 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
         recent.iter().zip(steady).map(|(seen, steady)| steady && is_of_before(&scene, seen, target.began_ns)).collect();
     let live = live(&recent, &benign);
     let mut from_ns = target.now_ns.saturating_sub(WINDOW_NS);
-    let flows = if target.is_held() { BTreeSet::new() } else { flows_of(&recent, &benign, target) };
+    let flows = flows_of(&recent, &benign, target);
     let takes = |seen: &Seen| target.takes(seen) || seen.mark.tag != 0 && flows.contains(&seen.mark.tag);
     let within = |from: u64| {
         let of = recent.iter().zip(&benign).filter(move |(seen, _)| seen.packet.time_ns >= from);
@@ -92,28 +90,24 @@ pub fn gather(analyst: &Analyst, target: &Target<'_>) -> Evidence {
         from_ns = target.now_ns.saturating_sub(LONGEST_NS);
     }
     let from_ns = from_ns.max(target.began_ns);
-    let held = target.is_held();
-    let mut found: Vec<&Seen> =
-        within(from_ns).map(|(seen, _)| *seen).filter(|seen| !held || is_held(&scene, seen)).collect();
+    let mut found: Vec<&Seen> = within(from_ns).map(|(seen, _)| *seen).collect();
     let weigh = |list: &[&Seen], counts: fn(&Seen) -> bool| -> f64 {
         list.iter().filter(|seen| counts(seen)).map(|seen| seen.weight).sum()
     };
-    if weigh(&found, |seen| seen.mark.known) < FORGED * weigh(&found, |_| true) && !held {
+    if weigh(&found, |seen| seen.mark.known) < FORGED * weigh(&found, |_| true) {
         found.retain(|seen| !seen.mark.known);
     }
-    if target.by_sockets && weigh(&found, |seen| seen.packet.is_connected()) < FORGED * weigh(&found, |_| true) {
-        found.retain(|seen| !seen.packet.is_connected());
+    if target.by_sockets && weigh(&found, |seen| seen.packet.is_expected()) < FORGED * weigh(&found, |_| true) {
+        found.retain(|seen| !seen.packet.is_expected());
     }
     let step = found.len().div_ceil(MOST).max(1);
     let seconds = (target.now_ns.saturating_sub(from_ns) as f64 / 1e9).max(0.02);
     let sample = |seen: &Seen| {
-        let completed = scene.flow_now(seen).is_some_and(|flow| flow.has(note::COMPLETE | note::PROVEN));
         Some(Sample {
             seen: Glimpse::of(&seen.packet)?,
             pps: seen.weight * step as f64 / seconds,
             wire: seen.packet.wire,
             known: seen.mark.known,
-            completed,
         })
     };
     Evidence { attack: found.into_iter().step_by(step).filter_map(sample).collect(), live, seconds }
@@ -149,23 +143,13 @@ pub fn is_of_before(scene: &Scene<'_>, seen: &Seen, began_ns: u64) -> bool {
     old && fits
 }
 
-/// Returns whether a packet belongs to a connection that is held and not used.
-fn is_held(scene: &Scene<'_>, seen: &Seen) -> bool {
-    seen.mark.drip || scene.flow_now(seen).is_some_and(is_unused)
-}
-
 fn is_unused(flow: &Flow) -> bool {
     flow.drips > 0 || flow.has(note::SHUT) || flow.has(note::UNFINISHED) && !flow.has(note::ANSWERED)
 }
 
-/// Returns what of clean traffic counts. Who holds connections has held them for a while when that
-/// is recognised: what came lately from the same blocks is his.
-pub fn counted<'a>(reservoir: &'a Reservoir, evidence: &'a Evidence, target: &Target<'_>) -> Vec<&'a Clean> {
-    let held: BTreeSet<u64> =
-        evidence.attack.iter().filter(|_| target.is_held()).map(|sample| block_of(sample.seen.src)).collect();
-    let lately_s = (target.began_ns.saturating_sub(HOLDS_NS) / 1_000_000_000) as u32;
-    let counts = |clean: &&Clean| clean.at_s < lately_s || !held.contains(&block_of(clean.seen.src));
-    reservoir.entries().filter(counts).chain(&evidence.live).collect()
+/// Returns what no rule is to hit: clean traffic, and the conversations from before.
+pub fn clean<'a>(reservoir: &'a Reservoir, evidence: &'a Evidence) -> Vec<&'a Clean> {
+    reservoir.entries().chain(&evidence.live).collect()
 }
 
 fn live(recent: &[&Seen], benign: &[bool]) -> Vec<Clean> {

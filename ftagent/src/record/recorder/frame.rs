@@ -152,6 +152,7 @@ pub fn comment(text: &mut String, frame: &Frame<'_>, names: &Names) {
         socket::LISTENER => "listener",
         socket::CONNECTED => "connected",
         socket::UNCONNECTED => "unconnected",
+        socket::HALF_OPEN => "half-open",
         _ => "unknown",
     });
 }

@@ -36,9 +36,10 @@ enum Step {
 fn what_the_protected_side_sends_shows_its_sockets() {
     use Step::{Cookie, Finds, In, Out};
     let (none, listener, connected) = (socket::NONE, socket::LISTENER, socket::CONNECTED);
+    let half_open = socket::HALF_OPEN;
     let cases: [(&str, &[Step]); 8] = [
         ("nobody was seen to answer", &[Finds(SYN, none), In(SYN), Finds(ACK, none)]),
-        ("a handshake", &[In(SYN), Out(SYN_ACK), Finds(ACK, connected), In(ACK), Out(ACK), Finds(ACK, connected)]),
+        ("a handshake", &[In(SYN), Out(SYN_ACK), Finds(ACK, half_open), In(ACK), Out(ACK), Finds(ACK, connected)]),
         ("a listener and a stranger", &[Out(SYN_ACK), Out(RST), Finds(SYN, listener), Finds(ACK, listener)]),
         ("older than the capture", &[Out(ACK), Finds(ACK, connected), Finds(SYN, connected)]),
         ("it connects itself", &[Out(SYN), Finds(SYN_ACK, connected)]),
