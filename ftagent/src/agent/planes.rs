@@ -193,7 +193,7 @@ fn remains(name: &str, known: &[String], report: Option<&Report>) -> Option<Stri
     let why = trouble.map(|why| format!(" ({why})")).unwrap_or_default();
     let what = if known.is_empty() { String::new() } else { format!(": {}", shortened(known)) };
     match leaving {
-        Some(0) if trouble.is_none() || known.is_empty() => None,
+        Some(0) if !report.is_some_and(|report| report.unseen) || known.is_empty() => None,
         Some(0) => Some(format!("`{name}` may have{what}{why}")),
         Some(count) => Some(format!("`{name}` has {count} still there{what}{why}")),
         None if known.is_empty() => None,

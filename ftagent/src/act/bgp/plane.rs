@@ -260,7 +260,7 @@ impl Announcer {
     fn report(&self, wanted: &[Step], standings: &BTreeMap<u32, Standing>, trouble: Option<String>) -> Report {
         let standing = |step: &Step| standings.get(&step.id).cloned().unwrap_or(Standing::Asked);
         let steps = wanted.iter().map(|step| (step.id, standing(step))).collect();
-        Report { plane: self.plane().to_owned(), steps, leaving: self.leaving, trouble }
+        Report { plane: self.plane().to_owned(), steps, leaving: self.leaving, trouble, unseen: false }
     }
 
     /// What is the case while the daemon does not answer.
@@ -268,7 +268,7 @@ impl Announcer {
         for standing in plan.standings.values_mut().filter(|standing| **standing == Standing::Asked) {
             *standing = Standing::Failed(why.clone());
         }
-        self.report(wanted, &plan.standings, Some(why))
+        Report { unseen: true, ..self.report(wanted, &plan.standings, Some(why)) }
     }
 }
 

@@ -104,7 +104,7 @@ impl Plane {
     }
 
     /// Waits after [`Self::want_nothing`] until nothing of ours is left, for so long at most; calls `alive` all the
-    /// while. Trouble is waited out where something `is_known` to be there. Returns what was found last; `None` where the
+    /// while. That nothing can be seen is waited out where something `is_known` to be there. Returns what was found last; `None` where the
     /// driver did not come to look.
     pub fn cleared(&self, until: Instant, is_known: bool, alive: &dyn Fn()) -> Option<Arc<Report>> {
         let mut looked = None;
@@ -115,7 +115,7 @@ impl Plane {
                 if done {
                     looked = Some(Arc::clone(&state.report));
                 }
-                let gone = state.report.leaving == 0 && !(is_known && state.report.trouble.is_some());
+                let gone = state.report.leaving == 0 && !(is_known && state.report.unseen);
                 if done && gone || Instant::now() >= until {
                     return looked;
                 }
@@ -133,7 +133,7 @@ impl Plane {
     /// Returns what is wanted, where the driver has looked since and found that nothing else of ours is there.
     pub fn settled(&self) -> Option<Arc<[Step]>> {
         let state = self.shared.lock();
-        let nothing_else = state.report.leaving == 0 && state.report.trouble.is_none();
+        let nothing_else = state.report.leaving == 0 && !state.report.unseen;
         (state.done == Some(state.generation) && nothing_else).then(|| Arc::clone(&state.wanted))
     }
 
@@ -169,6 +169,7 @@ fn run(driver: &mut dyn Driver, witness: &dyn Witness, shared: &Shared, tell: &L
         let report = looked.unwrap_or_else(|_| Report {
             plane: driver.plane().to_owned(),
             trouble: Some("its driver ended in an error of its own (see the log); it is tried again".to_owned()),
+            unseen: true,
             ..Report::default()
         });
         let report = Arc::new(report);
@@ -253,7 +254,12 @@ mod tests {
         fn reconcile(&mut self, wanted: &[Step], _: &dyn Witness) -> Report {
             self.0 = if wanted.is_empty() { self.0.saturating_sub(1) } else { self.0 };
             let steps = wanted.iter().map(|step| (step.id, Standing::Present)).collect();
-            Report { plane: "slow".into(), steps, leaving: if wanted.is_empty() { self.0 } else { 0 }, trouble: None }
+            Report {
+                plane: "slow".into(),
+                steps,
+                leaving: if wanted.is_empty() { self.0 } else { 0 },
+                ..Report::default()
+            }
         }
 
         fn interval(&self) -> Duration {

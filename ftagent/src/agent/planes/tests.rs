@@ -24,6 +24,9 @@ impl Witness for Silent {
     fn after(&self, _: &Act, _: Result<(), &str>) {}
 }
 
+/// Trouble of a BGP daemon that shows its routes.
+const UNHEARD: &str = "none of its sessions is up";
+
 /// A provider that keeps what it has, or says nothing but that it is away.
 struct Stuck(&'static str, usize, Option<&'static str>);
 
@@ -38,7 +41,9 @@ impl Driver for Stuck {
 
     fn reconcile(&mut self, wanted: &[Step], _: &dyn Witness) -> Report {
         let steps = wanted.iter().map(|step| (step.id, Standing::Present)).collect();
-        Report { plane: self.0.to_owned(), steps, leaving: self.1, trouble: self.2.map(str::to_owned) }
+        let trouble = self.2.map(str::to_owned);
+        let unseen = trouble.is_some() && self.2 != Some(UNHEARD);
+        Report { plane: self.0.to_owned(), steps, leaving: self.1, trouble, unseen }
     }
 }
 
@@ -59,12 +64,15 @@ fn a_detached_daemon_leaves_nothing_upstream_or_names_it() {
         hole(2, "rtbh", "203.0.113.2/32"),
         hole(3, "noc", "203.0.113.3/32"),
         hole(4, "away", "203.0.113.4/32"),
+        hole(5, "unheard", "203.0.113.5/32"),
     ];
     let there = There::default();
     let planes = vec![
         spawn(Memory { name: "rtbh".to_owned(), there: Arc::clone(&there) }, &steps),
         spawn(Stuck("noc", 1, Some("it is held for half an hour")), &steps),
         spawn(Stuck("away", 0, Some("is it running")), &steps),
+        // What it has is seen, and is nothing.
+        spawn(Stuck("unheard", 0, Some(UNHEARD)), &steps),
         // Of this one nothing was wanted: that it is away says nothing.
         spawn(Stuck("idle", 0, Some("is it running")), &steps),
     ];

@@ -131,4 +131,8 @@ pub struct Report {
     pub leaving: usize,
     /// Why the plane does not work as a whole, and the remedy: a BGP daemon that is away.
     pub trouble: Option<String>,
+    /// What is there could not be looked at. A BGP daemon whose routes nobody hears is in trouble, and its routes
+    /// are seen.
+    #[serde(default)]
+    pub unseen: bool,
 }

@@ -285,7 +285,13 @@ impl World {
             let left =
                 self.lingering.iter().filter(|(step, until_ns)| step.plane == *name && *until_ns > self.now.mono_ns);
             let leaving = if clings { left.count() } else { 0 };
-            Report { plane: name.clone(), steps: steps.collect(), leaving, trouble }
+            Report {
+                plane: name.clone(),
+                steps: steps.collect(),
+                leaving,
+                trouble,
+                unseen: matches!(plane, Plane::Down),
+            }
         };
         self.planes.iter().map(report).collect()
     }

@@ -30,6 +30,7 @@ impl<P: Provider> Engine<P> {
             plane: self.name.clone(),
             steps: wanted.iter().map(|step| (step.id, of_step(step))).collect(),
             leaving: round.leaving,
+            unseen: paused.is_some() || round.trouble.is_some(),
             trouble: paused.or(round.trouble),
         }
     }
