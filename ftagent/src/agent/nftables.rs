@@ -181,7 +181,10 @@ impl Agent {
 
     /// Takes the table off, where there is one.
     pub(super) fn remove_nftables(&mut self) -> Result<()> {
-        let Some(nft) = self.nft.take() else { return Ok(()) };
+        let Some(nft) = self.nft.take() else {
+            // Where the plane could not remove it, its thread has ended and the table is there.
+            return remove_nftables_of(&self.config.paths.state).context("the nftables table is still there");
+        };
         nft.remote.remove().map_err(|what| anyhow!(what))?;
         unmark(&mark(&self.config.paths.state));
         Ok(())
