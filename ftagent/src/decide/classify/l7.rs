@@ -121,6 +121,8 @@ impl<'a> View<'_, 'a> {
         } else {
             rate * traits.flows.head_share(8) / 8f64.min(traits.flows.distinct() as f64).max(1.0)
         };
+        // The busiest eight of a thousand samples have eight of them though everybody asks once.
+        let again = traits.sources.head_share(8) * steady.len() as f64 >= 3.0 * 8f64.min(traits.many() as f64);
         let lift = scene.lift(HttpRequest);
         let (confidence, hard, why) = if asked.random_keys {
             (0.92, true, format!("{:.0} % ask for random names", asked.queries * 100.0))
@@ -136,7 +138,13 @@ impl<'a> View<'_, 'a> {
             (0.7, false, format!("one path, {by_flow:.0} times a second in one connection"))
         } else if asked.bare >= 0.8 && lift >= 4.0 && rate >= 50.0 {
             (0.75, false, format!("{:.0} % are requests without a single header", asked.bare * 100.0))
-        } else if asked.posts >= 0.8 && asked.path >= 0.8 && lift >= 4.0 && by_source >= 2.0 && strangers(&steady) {
+        } else if asked.posts >= 0.8
+            && asked.path >= 0.8
+            && lift >= 4.0
+            && by_source >= 2.0
+            && again
+            && strangers(&steady)
+        {
             (0.7, false, format!("one path is sent something, {by_source:.0} times a second by source"))
         } else if by_source >= 1000.0 && lift >= 10.0 && asked.path >= 0.9 {
             (0.55, false, format!("one path, {by_source:.0} times a second by source"))
@@ -292,7 +300,11 @@ impl<'a> View<'_, 'a> {
         let busiest = traits.flows.head_share(16);
         let by_flow = pps * traits.flows.head_share(4) / 4f64.min(flows as f64);
         // No stream says the same in every segment.
-        let same = traits.heads.first_share();
+        let mut lines = Tally::with_capacity(small.len(), scene.seed);
+        for seen in &small {
+            lines.add(head_hash(seen.packet.head(), 64) ^ u64::from(seen.packet.payload) << 48, seen.weight);
+        }
+        let same = lines.first_share();
         let junk = same >= 0.9 && pps >= 10.0 * flows as f64;
         let few = busiest >= 0.7 && by_flow >= 40.0;
         (flows >= 3 && (few || junk) && lift >= 2.0 && scene.trusted).then(|| {
