@@ -16,6 +16,8 @@ mod elsewhere;
 mod feeds;
 #[path = "daemon/guard.rs"]
 mod guard;
+#[path = "daemon/held.rs"]
+mod held;
 #[path = "daemon/knowledge.rs"]
 mod knowledge;
 #[path = "daemon/learning.rs"]

@@ -31,7 +31,7 @@ fn flood(veth: &Veth, vector: &str) -> Flood {
     Flood { pps: Some(30_000), ..flood }
 }
 
-fn incidents(daemon: &Daemon) -> Vec<Incident> {
+pub(super) fn incidents(daemon: &Daemon) -> Vec<Incident> {
     let answer: serde_json::Value = serde_json::from_str(&daemon.ok(&["incidents", "--json"]).unwrap()).unwrap();
     serde_json::from_value(answer["incidents"].clone()).unwrap()
 }

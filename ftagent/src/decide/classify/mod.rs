@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Metric, Vector};
 
 pub use scene::Scene;
-pub use standing::{Holder, holders, standing};
+pub use standing::{Holder, Holders, holders, standing};
 pub use weigh::judge;
 
 /// What a judgement says.

@@ -62,30 +62,51 @@ pub struct Holder {
 struct Use {
     open: usize,
     held: usize,
+    /// What looks held, and is not seen to be real.
+    unproven: usize,
     /// He has begun a request and sends line after line of it, seconds apart.
     drips: bool,
 }
 
-/// Returns who holds connections beyond doubt, and more than he uses; who holds most comes first. One that is
-/// dripped into for seconds is enough, of others it takes [`MANY`]: a line may be bad. What could be forged does
-/// not count: connections that the socket table does not have if it is asked, those without a handshake
-/// otherwise.
-pub fn holders(scene: &Scene<'_>, by_sockets: bool) -> Vec<Holder> {
-    let real = if by_sockets { note::CONNECTED } else { note::COMPLETE | note::PROVEN };
+/// Those who hold connections.
+#[derive(Clone, Debug, Default)]
+pub struct Holders {
+    /// Who holds most comes first.
+    pub proven: Vec<Holder>,
+    /// Sources of which nothing shows that their connections are real: forged, translated or proxied.
+    pub unproven: usize,
+}
+
+/// Returns who holds connections beyond doubt, and more than he uses. One that is
+/// dripped into for seconds is enough, of others it takes three: a line may be bad. Who waits for an answer
+/// holds nothing, however long the server takes; who does not read does where most do not. What could be forged
+/// does not count: connections that the socket table does not have if it is asked, those that this host was
+/// not seen to answer otherwise.
+pub fn holders(scene: &Scene<'_>, by_sockets: bool) -> Holders {
+    let real = if by_sockets { note::CONNECTED } else { note::PROVEN };
+    let standing = || {
+        let all = scene.flows.requested().filter(|flow| is_standing(flow, scene.now_ns) && !flow.has(note::OURS));
+        all.filter_map(|flow| Some((flow, flow.remote?)))
+    };
+    let (shut, open) =
+        standing().fold((0, 0), |(shut, open), (flow, _)| (shut + usize::from(flow.has(note::SHUT)), open + 1));
+    let unread = shut * 2 >= open;
     let mut found: BTreeMap<(IpAddr, u16), Use> = BTreeMap::new();
-    for flow in scene.flows.requested().filter(|flow| is_standing(flow, scene.now_ns) && !flow.has(note::OURS)) {
-        let Some(source) = flow.remote else { continue };
-        let unused = !flow.has(note::ANSWERED) && (flow.drips > 0 || flow.has(note::UNFINISHED));
-        let held = flow.has(real) && (unused || flow.has(note::SHUT));
+    for (flow, source) in standing() {
+        let unused = !flow.has(note::ANSWERED) && (flow.late_drips > 0 || flow.has(note::UNFINISHED));
+        let unused = unused || unread && flow.has(note::SHUT);
+        let held = unused && flow.has(real);
         let its = found.entry((source, flow.port)).or_default();
         its.open += 1;
         its.held += usize::from(held);
+        its.unproven += usize::from(unused && !held);
         its.drips |= held && flow.late_drips >= 2;
     }
+    let unproven = found.values().filter(|its| its.unproven >= MANY && its.unproven * 2 > its.open).count();
     let holds = found.into_iter().filter(|(_, its)| (its.drips || its.held >= MANY) && its.held * 2 > its.open);
-    let mut found: Vec<_> = holds.map(|((source, port), its)| Holder { source, port, held: its.held }).collect();
-    found.sort_by_key(|holder| Reverse(holder.held));
-    found
+    let mut proven: Vec<_> = holds.map(|((source, port), its)| Holder { source, port, held: its.held }).collect();
+    proven.sort_by_key(|holder| Reverse(holder.held));
+    Holders { proven, unproven }
 }
 
 /// Names connections that are held and not used.

@@ -14,7 +14,7 @@ pub use self::hold::HOLDERS;
 use super::{
     Exempt, Measured, Mode, Phase, RuleCount, Wanted,
     collateral::{Jury, is_of_connections},
-    evidence::{Target, counted, gather},
+    evidence::{Target, clean, gather},
     life::{Life, Meter},
     memory::{Armed, Memory, Remembered, Worked},
     thin::{Left, Thinning},
@@ -126,8 +126,8 @@ pub struct Keeper {
     oracle_ns: Option<u64>,
     /// When it was looked last who holds connections, nanoseconds.
     held_ns: u64,
-    /// It was said who does, or that nobody is known to.
-    holders_told: bool,
+    /// What was said last of those who do, without its numbers.
+    holders_told: String,
 }
 
 impl Keeper {
@@ -225,7 +225,7 @@ impl Keeper {
         let too_much = self.remains.note(scene.elapsed_ns, (left_pps, left_bps)).exceeds(exit);
         self.left_ticks = if too_much { self.left_ticks + 1 } else { 0 };
         let due = now_ns.saturating_sub(self.searched_ns) >= self.pause_ns.max(AGAIN_NS);
-        if opening || due && (self.left_ticks >= LEFT_TICKS || target.is_held()) {
+        if !target.is_held() && (opening || due && self.left_ticks >= LEFT_TICKS) {
             events.extend(self.search(incident, &target, scene));
         }
         events.extend(self.thin(incident, scene, &left));
@@ -314,7 +314,8 @@ impl Keeper {
         for (life, sampled) in self.lives.iter_mut().zip(sampled) {
             let count = scene.counts.iter().find(|count| count.id == life.id);
             life.count(now_ns, scene.elapsed_ns, count, sampled);
-            if life.measured.pps > (USEFUL * exit_pps).max(1.0) {
+            let least = if life.holder { 0.0 } else { (USEFUL * exit_pps).max(1.0) };
+            if life.measured.pps > least {
                 life.busy_ns = now_ns;
             }
         }
@@ -326,7 +327,7 @@ impl Keeper {
         let (now, now_ns) = (scene.now, scene.now.mono_ns);
         let acts = acts(incident, scene);
         let live = self.live.count();
-        let mut lines = Vec::new();
+        let (mut lines, mut holders) = (Vec::new(), 0);
         for life in &mut self.lives {
             let idle = now_ns.saturating_sub(life.busy_ns);
             let what = if life.costs_too_much(live) {
@@ -346,7 +347,12 @@ impl Keeper {
                 continue;
             };
             self.changed = true;
-            lines.push(format!("rule {} {what}", life.id));
+            let ended = life.holder && life.phase == Phase::Ended;
+            holders += usize::from(ended);
+            lines.extend((!ended).then(|| format!("rule {} {what}", life.id)));
+        }
+        if holders > 0 {
+            lines.push(format!("{holders} rules by source ended: they match nothing any more"));
         }
         let mut done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
         done.iter().for_each(|life| show(incident, life));
@@ -379,7 +385,7 @@ impl Keeper {
             return Vec::new();
         }
         let evidence = gather(scene.analyst, target);
-        let mut clean = counted(scene.reservoir, &evidence, target);
+        let mut clean = clean(scene.reservoir, &evidence);
         clean.extend(&self.spared);
         let exempt = exempt::all(scene.exempt);
         let mut attack = evidence.attack.clone();
@@ -387,11 +393,10 @@ impl Keeper {
         attack.retain(|sample| !self.lives.iter().any(|life| life.choice.matches.matches(&sample.seen.subject())));
         let taken: Vec<&FlowMatch> = self.lives.iter().map(|life| &life.choice.matches).collect();
         let remembered: Vec<Choice> = self.memory.against(&incident.vectors, now_ns).cloned().collect();
-        let share_of = |rest: usize| if target.is_held() { 1.0 } else { rest as f64 / all.max(1) as f64 };
+        let share_of = |rest: usize| rest as f64 / all.max(1) as f64;
         let problem = Problem {
             attack: &attack,
             clean: &clean,
-            by_source: target.is_held(),
             exempt: &exempt,
             own: &scene.exempt.own,
             refused: &self.refused,

@@ -184,7 +184,7 @@ impl Atom {
             Self::Sport(set) | Self::Dport(set) | Self::Len(set) => is_few(set),
             Self::Ttl(set) | Self::IcmpType(set) | Self::IcmpCode(set) => is_few(set),
             Self::Flags(_) | Self::Payload(_) => true,
-            Self::Frag(kinds) => !kinds.contains(&Fragment::Not),
+            Self::Frag(kinds) => !kinds.iter().any(|kind| matches!(kind, Fragment::Not | Fragment::Dont)),
             _ => false,
         }
     }

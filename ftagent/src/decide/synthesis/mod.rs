@@ -73,8 +73,6 @@ pub struct Sample {
     pub wire: u32,
     /// Its source was known before.
     pub known: bool,
-    /// Its source has completed a handshake: it is not forged.
-    pub completed: bool,
 }
 
 /// What rules are looked for.
@@ -84,8 +82,6 @@ pub struct Problem<'a> {
     pub attack: &'a [Sample],
     /// Clean traffic: the reservoir, and flows that were there before.
     pub clean: &'a [&'a Clean],
-    /// Only sources tell its packets from others.
-    pub by_source: bool,
     /// What no rule may match.
     pub exempt: &'a [FlowMatch],
     /// This node's own addresses: they are nobody's source.
@@ -162,9 +158,7 @@ impl<'a> Ground<'a> {
         let known = inside.iter().filter(|sample| sample.known).count();
         let own = self.problem.own.iter().any(|own| net.contains(own));
         let honest = self.problem.clean.iter().any(|clean| clean.verified && net.contains(&clean.seen.src));
-        let real = inside.iter().filter(|sample| sample.completed).count();
-        let proven = !self.problem.by_source || real * 10 >= inside.len() * 9;
-        !own && !honest && proven && (self.problem.by_source || known * 20 <= inside.len())
+        !own && !honest && known * 20 <= inside.len()
     }
 }
 
@@ -202,9 +196,6 @@ pub fn plan(problem: &Problem<'_>) -> Plan {
 /// Returns whether there is more of what a match hits than calm traffic had of it. What other rules
 /// leave is compared with what they would have left then.
 fn has_risen(matches: &FlowMatch, problem: &Problem<'_>, chosen: &[Choice]) -> bool {
-    if problem.by_source {
-        return true;
-    }
     let classes: BTreeSet<usize> = problem.attack.iter().map(|sample| sample.seen.class.index()).collect();
     let others = || problem.taken.iter().copied().chain(chosen.iter().map(|rule| &rule.matches));
     let holds = |seen: &Glimpse| {

@@ -158,7 +158,7 @@ impl Hunt<'_, '_> {
         let (attack, clean) = (Bits::of(&self.ground.attack, |_| true), Bits::of(&self.ground.clean, |_| true));
         let all =
             Item { draft: self.draft(0, 0, attack.count(), clean.count_within(&clean, &self.verified)), attack, clean };
-        let mut beam = if self.whole.problem.by_source { self.sources(&all) } else { vec![all] };
+        let mut beam = vec![all];
         let mut seen = BTreeSet::new();
         let mut best: Vec<Item> = Vec::new();
         for depth in 0..=LONGEST {
@@ -181,12 +181,6 @@ impl Hunt<'_, '_> {
         outcome.good.extend(best.into_iter().filter_map(|item| self.finish(item)));
     }
 
-    /// Begins with each source that may be named.
-    fn sources(&self, all: &Item) -> Vec<Item> {
-        let named = self.tried.iter().enumerate().filter(|(_, tried)| matches!(tried.atom, Atom::Src(_)));
-        named.map(|(number, tried)| self.grown(all, tried, self.extended(all, number, tried))).collect()
-    }
-
     fn draft(&self, picks: u64, dimensions: u16, hits: usize, (all, verified): (usize, usize)) -> Draft {
         let mut draft = Draft { picks, dimensions, hits, verified, others: all - verified, score: 0.0 };
         draft.score = self.score(&draft);
@@ -204,7 +198,7 @@ impl Hunt<'_, '_> {
     }
 
     fn extend(&self, item: &Item, seen: &mut BTreeSet<u64>) -> impl Iterator<Item = (Draft, usize)> {
-        let unfinished = !is_rule(&self.atoms(&item.draft), self.whole.problem.by_source);
+        let unfinished = !is_rule(&self.atoms(&item.draft));
         let mut found = Vec::new();
         for (number, tried) in self.tried.iter().enumerate() {
             let before = &item.draft;
@@ -244,7 +238,7 @@ impl Hunt<'_, '_> {
     fn consider(&self, item: &Item, best: &mut Vec<Item>, outcome: &mut Outcome) {
         let draft = &item.draft;
         let atoms = self.atoms(draft);
-        if draft.hits == 0 || !is_rule(&atoms, self.whole.problem.by_source) {
+        if draft.hits == 0 || !is_rule(&atoms) {
             return;
         }
         if draft.verified > self.budget.hits || self.budget.scarce && !self.idle {
@@ -347,14 +341,12 @@ fn is_whole(atom: &Atom) -> bool {
 
 /// Returns whether conditions make a rule: more than a protocol and where it goes to, and no source
 /// without a constant of the packets beside it.
-fn is_rule(atoms: &[Atom], wants_source: bool) -> bool {
+fn is_rule(atoms: &[Atom]) -> bool {
     let says_little = |atom: &Atom| {
         matches!(atom, Atom::Family(_) | Atom::Dst(_) | Atom::Dscp(_) | Atom::Src(_))
             || matches!(atom, Atom::Proto(set) if [1, 6, 17, 58].into_iter().any(|proto| set.contains(proto)))
             || is_whole(atom)
     };
     let by_source = atoms.iter().any(|atom| matches!(atom, Atom::Src(_)));
-    atoms.iter().any(|atom| !says_little(atom))
-        && (by_source || !wants_source)
-        && (!by_source || atoms.iter().any(Atom::is_constant))
+    atoms.iter().any(|atom| !says_little(atom)) && (!by_source || atoms.iter().any(Atom::is_constant))
 }

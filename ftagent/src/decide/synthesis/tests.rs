@@ -21,7 +21,7 @@ fn flood(count: u64, one: impl Fn(u64, &mut Dice) -> (u16, u16, Vec<u8>)) -> Vec
         let (sport, dport, payload) = one(number, &mut dice);
         let frame = udp(dice.anyone(), (sport, dport), &payload);
         let packet = decoded(number, &frame);
-        Sample { seen: Glimpse::of(&packet).unwrap(), pps: 10.0, wire: packet.wire, known: false, completed: false }
+        Sample { seen: Glimpse::of(&packet).unwrap(), pps: 10.0, wire: packet.wire, known: false }
     };
     (0..count).map(make).collect()
 }
@@ -46,7 +46,6 @@ fn solved(attack: &[Sample], clean: &[Clean], exempt: &[&str]) -> Plan {
     let problem = Problem {
         attack,
         clean: &clean,
-        by_source: false,
         exempt: &exempt,
         own: &[],
         refused: &[],
@@ -208,7 +207,7 @@ proptest! {
         });
         let clean = players(true);
         let problem = Problem {
-            attack: &attack, clean: &[], by_source: false, exempt: &[], own: &[], refused: &[], most: 8, ordinary: &[], exit: &[], part: 1.0, taken: &[], seconds: 1.0, calm: &Passed::default(),
+            attack: &attack, clean: &[], exempt: &[], own: &[], refused: &[], most: 8, ordinary: &[], exit: &[], part: 1.0, taken: &[], seconds: 1.0, calm: &Passed::default(),
         };
         let ground = Ground { attack: attack.iter().collect(), clean: clean.iter().collect(), all: 120, problem: &problem };
         for atom in fields::atoms(&ground).iter().chain(&fields::clusters(&ground)) {
@@ -235,7 +234,6 @@ fn a_rule_that_costs_too_much_is_made_narrower() {
     let problem = |refused| Problem {
         attack: &attack,
         clean: &clean,
-        by_source: false,
         exempt: &[],
         own: &[],
         refused,
@@ -264,7 +262,7 @@ fn what_there_was_as_much_of_before_is_none_of_the_attack() {
     let station = |n: u64| {
         let frame = udp(member(3), (5140, 514), &[b"<134>report".as_slice(), &[7; 60]].concat());
         let packet = decoded(n, &frame);
-        Sample { seen: Glimpse::of(&packet).unwrap(), pps: 10.0, wire: packet.wire, known: false, completed: false }
+        Sample { seen: Glimpse::of(&packet).unwrap(), pps: 10.0, wire: packet.wire, known: false }
     };
     let rules = |calm_pps: u64| {
         let mut attack = flood(400, |n, d| (d.port(), d.port(), d.bytes(20 + n as usize % 80)));
@@ -276,7 +274,6 @@ fn what_there_was_as_much_of_before_is_none_of_the_attack() {
         let problem = Problem {
             attack: &attack,
             clean: &clean,
-            by_source: false,
             exempt: &[],
             own: &[],
             refused: &[],

@@ -9,7 +9,7 @@ use super::{super::evidence::Target, Keeper, Scene, acts, tell};
 use crate::{
     decide::{
         Event, Incident, Severity, Vector,
-        classify::{Holder, holders},
+        classify::{Holder, Holders, holders},
         mitigate::Predicted,
         synthesis::{Choice, exempt},
     },
@@ -20,11 +20,11 @@ use crate::{
 pub const HOLDERS: usize = 56;
 /// How often it is looked who holds connections, nanoseconds.
 const EVERY_NS: u64 = 1_000_000_000;
-/// Who took a whole answer so long before the attack is a customer, seconds.
-const BEFORE_S: u64 = 60;
+/// It takes some lines to tell who holds connections: so long nothing is said of it, nanoseconds.
+const YOUNG_NS: u64 = 10_000_000_000;
+/// Who talked here so long before the attack is a customer, seconds: a slow attack may take minutes to build up.
+const BEFORE_S: u64 = 600;
 const TCP: u8 = 6;
-const NOBODY: &str = "no safe rule by source: nobody is seen to hold enough of the connections; the server's time limit \
-                      for a request closes them";
 
 impl Keeper {
     /// Drops what comes from those who hold connections, where few enough hold many each. They had their
@@ -37,14 +37,10 @@ impl Keeper {
         }
         self.held_ns = now_ns;
         let found = holders(&scene.analyst.memory(), self.has_oracle(now_ns));
-        let all: usize = found.iter().map(|holder| holder.held).sum();
+        let all: usize = found.proven.iter().map(|holder| holder.held).sum();
         let room = HOLDERS.saturating_sub(self.lives.iter().filter(|life| life.holder).count());
-        let chosen = self.chosen(&found, room, target, scene);
-        let Some((first, _)) = chosen.first() else {
-            let silent = std::mem::replace(&mut self.holders_told, true) || self.lives.iter().any(|life| life.holder);
-            return if silent { Vec::new() } else { tell(incident, scene.now, vec![NOBODY.to_owned()]) };
-        };
-        self.holders_told = true;
+        let chosen = self.chosen(&found.proven, room, target, scene);
+        let Some((first, _)) = chosen.first() else { return self.tell_why(incident, scene, &found) };
         let held: usize = chosen.iter().map(|(holder, _)| holder.held).sum();
         let mut line = format!(
             "who holds connections to port {} and does not use them is dropped by source: {} sources, {held} of {all} connections",
@@ -73,6 +69,31 @@ impl Keeper {
         tell(incident, scene.now, vec![line])
     }
 
+    /// Says, once, why nobody is dropped by source.
+    fn tell_why(&mut self, incident: &mut Incident, scene: &Scene<'_>, found: &Holders) -> Vec<Event> {
+        let (gist, more) = match (found.proven.first(), found.unproven) {
+            _ if self.lives.iter().any(|life| life.holder) => return Vec::new(),
+            _ if scene.now.mono_ns.saturating_sub(incident.opened.mono_ns) < YOUNG_NS => return Vec::new(),
+            (Some(first), _) => (
+                "who holds connections was a customer before, or must not be matched",
+                format!("{} holds {}, {} others hold some", first.source, first.held, found.proven.len() - 1),
+            ),
+            (None, 1..) => (
+                "nothing shows that the connections are real: forged, translated or proxied",
+                format!("{} sources seem to hold several", found.unproven),
+            ),
+            (None, 0) => (
+                "nobody is seen to hold enough of the connections",
+                "the server's time limit for a request closes them".to_owned(),
+            ),
+        };
+        if self.holders_told == gist {
+            return Vec::new();
+        }
+        gist.clone_into(&mut self.holders_told);
+        tell(incident, scene.now, vec![format!("no safe rule by source: {gist}; {more}")])
+    }
+
     /// Returns the rules against holders that there are none against yet, and that are allowed.
     fn chosen(
         &self,
@@ -91,7 +112,7 @@ impl Keeper {
         strangers.filter_map(|holder| Some((*holder, against(holder)?))).filter(fits).take(room).collect()
     }
 
-    /// Returns whether an address is this host's own, or had taken answers here before somebody held anything.
+    /// Returns whether an address is this host's own, or had talked here before somebody held anything.
     fn is_customer(&self, source: IpAddr, target: &Target<'_>, scene: &Scene<'_>) -> bool {
         let before_s = (target.began_ns / 1_000_000_000).saturating_sub(BEFORE_S);
         let clean = scene.reservoir.entries().filter(|clean| clean.verified && u64::from(clean.at_s) < before_s);

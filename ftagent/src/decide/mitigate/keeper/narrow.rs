@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        evidence::{Target, counted, gather},
+        evidence::{Target, clean, gather},
         life::Life,
     },
     Keeper, Scene, acts, tell,
@@ -37,11 +37,11 @@ impl Keeper {
         scene: &Scene<'_>,
         withdrawn: Vec<Life>,
     ) -> Vec<Event> {
-        if withdrawn.is_empty() {
+        if withdrawn.is_empty() || target.is_held() {
             return Vec::new();
         }
         let evidence = gather(scene.analyst, target);
-        let mut clean = counted(scene.reservoir, &evidence, target);
+        let mut clean = clean(scene.reservoir, &evidence);
         let spared = self.spared.clone();
         clean.extend(&spared);
         let exempt = exempt::all(scene.exempt);
@@ -53,7 +53,6 @@ impl Keeper {
             let problem = Problem {
                 attack: &attack,
                 clean: &clean,
-                by_source: target.is_held(),
                 exempt: &exempt,
                 own: &scene.exempt.own,
                 refused: &self.refused,

@@ -1,7 +1,13 @@
 //! Connections that are held: who holds several is dropped by source, and nobody else is.
 
+use ftagent_common::guard::socket;
+
 use super::*;
-use crate::decide::{classify::tests::shapes::slow_client, mitigate::keeper};
+use crate::decide::{
+    classify::tests::shapes::slow_client,
+    frames::{connection, member},
+    mitigate::keeper,
+};
 
 /// So many connections of so many sources, by ticks. Sources are of networks of their own. Each sends so many
 /// lines behind the one that begins its request.
@@ -20,7 +26,11 @@ fn slow(connections: u64, sources: u64, lines: usize) -> Vec<Vec<Frames>> {
 }
 
 fn attacked(world: &mut World, clients: &[Vec<Frames>]) {
-    for tick in 0..100 {
+    attacked_for(world, clients, 100);
+}
+
+fn attacked_for(world: &mut World, clients: &[Vec<Frames>], ticks: usize) {
+    for tick in 0..ticks {
         let frames = clients.iter().filter_map(|pieces| pieces.get(tick)).flatten().cloned().collect();
         world.tick(frames);
     }
@@ -43,7 +53,7 @@ fn who_holds_several_is_dropped_by_source_and_nobody_else() {
     ];
     for (name, clients, expected) in cases {
         let mut world = World::calm(web);
-        attacked(&mut world, &clients);
+        attacked_for(&mut world, &clients, 160);
         let named = sources(&world);
         assert_eq!(named.len(), expected, "{name}: {:#?}", told(&world));
         assert!(named.iter().all(|rule| rule.starts_with("tcp src ") && rule.ends_with(".0.113.7/32 dport 80")));
@@ -60,6 +70,59 @@ fn there_are_no_more_rules_by_source_than_there_is_room_for() {
     attacked(&mut world, &slow(400, 100, 3));
     assert_eq!(sources(&world).len(), keeper::HOLDERS, "{:#?}", told(&world));
     assert!(told(&world).iter().any(|line| line.ends_with("there is room for no more of them")));
+}
+
+#[test]
+fn nobody_is_dropped_whom_another_forged() {
+    let cases = [
+        ("connections", socket::CONNECTED, 40, "who holds connections to port 80"),
+        ("requests that forged SYNs made", socket::HALF_OPEN, 0, "nothing shows that the connections are real"),
+        ("no socket: translated, or forged", socket::NONE, 0, "nothing shows that the connections are real"),
+    ];
+    for (name, socket, expected, said) in cases {
+        let mut world = World { socket: Some(socket), ..World::calm_daemon(web) };
+        attacked_for(&mut world, &slow(120, 40, 3), 160);
+        assert_eq!(sources(&world).len(), expected, "{name}: {:#?}", told(&world));
+        assert!(told(&world).iter().any(|line| line.contains(said)), "{name}: {:#?}", told(&world));
+    }
+}
+
+#[test]
+fn who_waits_for_an_answer_holds_nothing() {
+    let mut clients = slow(120, 10, 3);
+    // Three customers with twelve posts each, whose body is a segment of its own, and no answer.
+    for number in 0..36u64 {
+        let pieces = [b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".to_vec(), b"a=1&b=234".to_vec()];
+        let mut packets = connection(&mut Dice(number), member(number), 80, &pieces, 0);
+        for (inbound, frame) in &mut packets {
+            let at = if *inbound { 26 } else { 30 };
+            frame[at..at + 4].copy_from_slice(&[192, 88, 1, (number % 3) as u8]);
+        }
+        clients.push(vec![packets]);
+    }
+    let mut world = World::calm(web);
+    attacked(&mut world, &clients);
+    let named = sources(&world);
+    assert!(named.len() == 10 && named.iter().all(|rule| rule.contains(".0.113.7/32")), "{named:?}");
+}
+
+#[test]
+fn a_rule_by_source_stays_while_pieces_come_and_the_timeline_stays_short() {
+    let mut clients = slow(120, 40, 3);
+    for ticks in &mut clients {
+        // Three lines 2.5 s apart are followed by one every 15 s; its numbers do not matter.
+        let last = ticks.last().cloned().unwrap_or_default();
+        for _ in 0..20 {
+            ticks.extend((0..149).map(|_| Frames::new()));
+            ticks.push(last.clone());
+        }
+    }
+    let mut world = World::calm(web);
+    attacked_for(&mut world, &clients, 2000);
+    assert_eq!(sources(&world).len(), 40, "{:#?}", told(&world));
+    assert!(world.dropping().iter().all(|rule| rule.id <= 45), "none was made anew: {:#?}", told(&world));
+    let lines = world.incidents().last().unwrap().timeline.len();
+    assert!(lines < 12, "{:#?}", told(&world));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct World {
     pub is_strained: bool,
     /// Its socket table answers, and nobody sees what it sends.
     pub is_daemon: bool,
+    /// What the socket table says of the attack's segments, where it says something of its own.
+    pub socket: Option<u8>,
     /// Packets that were dropped, of the background and of the attack, of how many.
     pub lost: [(u64, u64); 2],
 }
@@ -52,6 +54,7 @@ impl World {
             given: Vec::new(),
             is_strained: false,
             is_daemon: false,
+            socket: None,
             lost: [(0, 0); 2],
         }
     }
@@ -105,7 +108,8 @@ impl World {
                 continue;
             }
             if self.is_daemon {
-                packet.socket = socket_of(&packet, kind == 0);
+                let other = self.socket.filter(|_| kind == 1 && packet.is_tcp() && packet.flags & tcp::SYN == 0);
+                packet.socket = other.unwrap_or_else(|| socket_of(&packet, kind == 0));
             }
             let given = self.given.iter().any(|rule| rule.matches(&packet.subject()));
             packet.dropped = given || drops(&self.present, &packet, &mut done);
