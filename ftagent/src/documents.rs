@@ -38,7 +38,8 @@ fn metrics() {
     let mut text = "# Metrics\n\n\
         Generated from `ftagent/src/serve/metrics.rs`. Prometheus text format at `http://127.0.0.1:9464/metrics`\n\
         (`metrics.listen`). Labels are bounded: interfaces, [classes and reasons](CLASSES.md), verdicts, lists,\n\
-        and the vectors below.\n\n\
+        modes, states, planes, slots of rules, rungs, sinks, results, shipped patterns, the version, and the vectors\n\
+        below.\n\n\
         | metric | what it says |\n|---|---|\n"
         .to_owned();
     for (name, help) in METRICS {

@@ -247,7 +247,7 @@ fn takes(branch: &mut Branch, matches: &FlowMatch, family: Family, protocols: &[
     }
 }
 
-/// Takes an authentication header, at which the match stops and nftables does not: one that comes first,
+/// Takes an authentication header, which tests of fragments look behind: one that comes first,
 /// and one behind another header but a fragment's. Where the payload is asked for, the place of the bytes is
 /// known only of the one that comes first: the header itself is what the match calls payload.
 fn authenticated(patterns: &[Payload]) -> Vec<Vec<Test>> {

@@ -64,7 +64,7 @@ pub enum Widened {
     /// Payload bytes that lie behind the IP packet, in what pads its frame, where IPv4 options and
     /// TCP, or IPv6 extension headers, put the payload's place out of reach.
     Padding,
-    /// IPv6 packets with an authentication header are taken by what is behind it, too, and where other
+    /// IPv6 packets with an authentication header may be taken by a fragment header behind it, and where other
     /// extension headers come before it, whatever it holds.
     Authentication,
     /// First fragments whose fragment header is not the last extension header are taken by what is
@@ -79,7 +79,9 @@ impl fmt::Display for Widened {
             Self::Padding => {
                 "where options or extension headers come first, payload bytes may also be found in a frame's padding"
             }
-            Self::Authentication => "IPv6 packets with an authentication header are taken by what is behind it, too",
+            Self::Authentication => {
+                "IPv6 packets with an authentication header may be taken by what is behind it, or whatever it holds"
+            }
             Self::FirstFragment => {
                 "first fragments with extension headers behind the fragment header are taken by what is behind those"
             }
@@ -90,7 +92,8 @@ impl fmt::Display for Widened {
 /// What a chain at an interface's ingress is not shown, or cannot find, whatever the rule.
 pub const UNSEEN: [&str; 3] = [
     "IP behind two VLAN tags: name the VLAN's own interface",
-    "a second fragment header and what is behind it, or an authentication header behind two headers of one kind (IPv6)",
+    "a second fragment header and what is behind it; where fragments are left out, an authentication header between two \
+     headers of one kind and a fragment header (IPv6)",
     "the segments of what the kernel merged before (GRO): a length is that of the merged packet",
 ];
 
