@@ -180,12 +180,11 @@ impl Handle {
             ..RecordingStatus::default()
         };
         let (done, wait) = sync_channel(1);
-        let full = manual.full;
         self.send(Command::Start(Box::new(manual), done))?;
         status.recordings.push(entry);
         drop(status);
-        // The kernel is told next, and nothing of what it gives may come too early.
-        if full && wait.recv_timeout(PATIENCE).is_err() {
+        // What comes from now on is in it, and what the kernel is told next gives nothing too early.
+        if wait.recv_timeout(PATIENCE).is_err() {
             warn!("The recorder is slow to begin a capture; its first packets may be missing.");
         }
         Ok(())
@@ -248,18 +247,15 @@ fn run(mut recorder: Recorder, (tape, mut ring): (&TapeReader, Option<&mut Captu
         let mut done = None;
         for order in orders.try_iter() {
             match order {
-                Command::Start(manual, reply) => {
-                    recorder.start(*manual);
-                    // Nobody may be waiting any more.
-                    let _gone = reply.send(());
-                }
+                Command::Start(manual, reply) => recorder.asked.push((*manual, reply)),
                 Command::Stop(id) => {
                     recorder.drain(ring.as_deref_mut());
-                    recorder.stop(&id);
+                    recorder.stop(&id, clock::monotonic_ns());
                 }
                 Command::End(reply) => done = Some(reply),
             }
         }
+        recorder.start_asked();
         recorder.drain(ring.as_deref_mut());
         if done.is_some() {
             while let Ok(Some(fact)) = tape.next(Duration::ZERO) {
@@ -290,6 +286,8 @@ struct Recorder {
     status: Arc<Mutex<CaptureStatus>>,
     ring: Ring,
     open: Vec<Recording>,
+    /// Captures that operators asked for and that are not begun yet.
+    asked: Vec<(Manual, SyncSender<()>)>,
     /// Captures that have ended and could not be written, with the beat at which that was.
     unfinished: Vec<(Recording, u64)>,
     /// Those of which that was given up, as long as it is not written down, and whether anything of them was.
@@ -317,6 +315,7 @@ impl Recorder {
             status,
             ring: Ring::new(memory, keep_ns),
             open: Vec::new(),
+            asked: Vec::new(),
             unfinished: Vec::new(),
             given_up: Vec::new(),
             beats: 0,
@@ -412,6 +411,19 @@ impl Recorder {
         self.begin_recording(plan, None);
     }
 
+    /// Begins what operators asked for, once a tick has said from where on to count: until then nothing is
+    /// known of the interfaces and their packets.
+    fn start_asked(&mut self) {
+        if self.now_ns == 0 {
+            return;
+        }
+        for (manual, reply) in std::mem::take(&mut self.asked) {
+            self.start(manual);
+            // Nobody may be waiting any more.
+            let _gone = reply.send(());
+        }
+    }
+
     fn start(&mut self, manual: Manual) {
         let Manual { id, matches, by, lasts, most_bytes, full } = manual;
         let lasts_ns = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
@@ -431,10 +443,13 @@ impl Recorder {
         self.publish();
     }
 
-    /// It ends with the next tick: what was counted until now is told by that.
-    fn stop(&mut self, id: &str) {
+    /// It ends with the first tick from `now_ns` on, which has all that was counted until now: one that was read
+    /// before may still be on its way.
+    fn stop(&mut self, id: &str, now_ns: u64) {
+        self.asked.retain(|(manual, _)| manual.id != id);
         let is_it = |recording: &&mut Recording| recording.plan.id == id && recording.plan.incident.is_none();
-        self.open.iter_mut().filter(is_it).for_each(|recording| recording.until_ns = Some(0));
+        let ends = |until: Option<u64>| Some(until.map_or(now_ns, |until| until.min(now_ns)));
+        self.open.iter_mut().filter(is_it).for_each(|recording| recording.until_ns = ends(recording.until_ns));
     }
 
     /// An incident's capture begins in the past, an operator's now.

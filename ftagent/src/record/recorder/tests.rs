@@ -433,27 +433,57 @@ fn a_capture_whose_end_was_given_up_says_so_and_what_that_lost() {
     assert_eq!(meta.files[0].name, CAPTURE);
 }
 
+fn manual(id: &str) -> Manual {
+    Manual {
+        id: id.to_owned(),
+        matches: "udp dport 53".parse().unwrap(),
+        by: "ann(1000)".to_owned(),
+        lasts: Duration::from_secs(3600),
+        most_bytes: 1 << 20,
+        full: false,
+    }
+}
+
+#[test]
+fn an_operators_capture_begins_once_it_is_known_from_where_to_count() {
+    let mut world = World::new("");
+    let (done, begun) = mpsc::sync_channel(1);
+    world.recorder.asked.push((manual("manual-1"), done));
+    world.recorder.start_asked();
+    assert_eq!(begun.try_recv(), Err(mpsc::TryRecvError::Empty), "nothing is known before the first tick");
+    world.run(1);
+    world.recorder.start_asked();
+    assert_eq!(begun.try_recv(), Ok(()));
+    world.run(10);
+    world.recorder.stop("manual-1", world.number * TICK_NS);
+    world.run(1);
+    let Read { meta, .. } = world.read("manual-1");
+    assert_eq!((meta.seen, meta.written), (11 * 501, 11), "all since the answer");
+    // One that is given up before it begins leaves nothing.
+    let mut world = World::new("");
+    let (done, begun) = mpsc::sync_channel(1);
+    world.recorder.asked.push((manual("manual-1"), done));
+    world.recorder.stop("manual-1", 0);
+    world.run(1);
+    world.recorder.start_asked();
+    assert_eq!(begun.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+    assert!(!world.recorder.root.join("manual-1").exists());
+}
+
 #[test]
 fn an_operators_capture_has_what_matches_and_ends_in_time() {
     let mut world = World::new("pre_roll = \"5s\"");
     world.run(10);
-    let manual = |id: &str, seconds| Manual {
-        id: id.to_owned(),
-        matches: "udp dport 53".parse().unwrap(),
-        by: "ann(1000)".to_owned(),
-        lasts: Duration::from_secs(seconds),
-        most_bytes: 1 << 20,
-        full: false,
-    };
-    world.recorder.start(manual("manual-1", 3600));
-    world.recorder.start(manual("manual-2", 3600));
+    world.recorder.start(manual("manual-1"));
+    world.recorder.start(manual("manual-2"));
     for recording in &mut world.recorder.open {
         recording.until_ns = Some((world.number + if recording.plan.id == "manual-1" { 20 } else { 1000 }) * TICK_NS);
     }
     world.run(40);
-    world.recorder.stop("manual-2");
-    world.run(1);
-    for (id, ticks) in [("manual-1", 20), ("manual-2", 41)] {
+    // A tick that was read before it is told to end may still be on its way.
+    world.recorder.stop("manual-2", (world.number + 2) * TICK_NS);
+    world.run(5);
+    for (id, ticks) in [("manual-1", 20), ("manual-2", 42)] {
         let Read { meta, packets, told, .. } = world.read(id);
         assert_eq!((packets.len(), meta.lost.unmatched, told), (ticks, 50 * ticks as u64, 0), "{id}");
         assert_eq!((meta.kind, meta.matches.as_deref()), (Kind::Manual, Some("udp dport 53")));
