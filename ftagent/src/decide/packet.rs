@@ -191,10 +191,10 @@ impl Packet {
         self.is_tcp() && self.flags & tcp::SYN == 0 && self.socket == socket::CONNECTED
     }
 
-    /// Returns whether it has one, or the request of one, which a segment completes and a SYN that is sent again
-    /// finds.
+    /// Returns whether it has one, or the request of one, which such a segment completes.
     pub fn is_expected(&self) -> bool {
-        self.is_connected() || self.is_tcp() && self.flags & tcp::SYN == 0 && self.socket == socket::HALF_OPEN
+        let has = matches!(self.socket, socket::CONNECTED | socket::HALF_OPEN);
+        self.is_tcp() && self.flags & tcp::SYN == 0 && has
     }
 
     /// Returns whether it is UDP.

@@ -104,8 +104,8 @@ impl Plane {
     }
 
     /// Waits after [`Self::want_nothing`] until nothing of ours is left, for so long at most; calls `alive` all the
-    /// while. That nothing can be seen is waited out where something `is_known` to be there. Returns what was found last; `None` where the
-    /// driver did not come to look.
+    /// while. That nothing can be seen is waited out where something `is_known` to be there. Returns what was found
+    /// last; `None` where the driver did not come to look.
     pub fn cleared(&self, until: Instant, is_known: bool, alive: &dyn Fn()) -> Option<Arc<Report>> {
         let mut looked = None;
         loop {

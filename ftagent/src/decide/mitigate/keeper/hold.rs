@@ -1,7 +1,7 @@
 //! Rules against those who hold connections and do not use them. Their packets look like those of customers
 //! and are few; what tells them is whose connections they are.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -108,16 +108,22 @@ impl Keeper {
         };
         let fits =
             |(_, matches): &(Holder, FlowMatch)| is_new(matches) && !exempt::is_touched(matches, Action::Drop, &exempt);
-        let strangers = found.iter().filter(|holder| !self.is_customer(holder.source, target, scene));
-        strangers.filter_map(|holder| Some((*holder, against(holder)?))).filter(fits).take(room).collect()
+        if room == 0 || found.is_empty() {
+            return Vec::new();
+        }
+        let known = self.customers(target, scene);
+        let is_stranger =
+            |holder: &&Holder| !known.contains(&holder.source) && !scene.exempt.own.contains(&holder.source);
+        let rules = found.iter().filter(is_stranger).filter_map(|holder| Some((*holder, against(holder)?)));
+        rules.filter(fits).take(room).collect()
     }
 
-    /// Returns whether an address is this host's own, or had talked here before somebody held anything.
-    fn is_customer(&self, source: IpAddr, target: &Target<'_>, scene: &Scene<'_>) -> bool {
+    /// Returns the addresses that had talked here before somebody held anything. The reservoir is walked once for
+    /// all holders: of either there may be thousands.
+    fn customers(&self, target: &Target<'_>, scene: &Scene<'_>) -> BTreeSet<IpAddr> {
         let before_s = (target.began_ns / 1_000_000_000).saturating_sub(BEFORE_S);
         let clean = scene.reservoir.entries().filter(|clean| clean.verified && u64::from(clean.at_s) < before_s);
-        let mut known = clean.chain(&self.spared).map(|clean| clean.seen.src);
-        scene.exempt.own.contains(&source) || known.any(|src| src == source)
+        clean.chain(&self.spared).map(|clean| clean.seen.src).collect()
     }
 }
 
