@@ -30,9 +30,9 @@ fn resets(tick: u64, flags: u8) -> Frames {
 }
 
 /// Segments of connections that are open: in each the same text, over and over.
-fn babble(tick: u64, count: u64, text: impl Fn(u64) -> Vec<u8>) -> Frames {
+fn babble(tick: u64, conns: u64, count: u64, text: impl Fn(u64) -> Vec<u8>) -> Frames {
     let one = |number: u64| {
-        let (conn, at) = (number % 20, tick * 20 + number / 20);
+        let (conn, at) = (number % conns, tick * count.div_ceil(conns) + number / conns);
         let text = text(number);
         let segment = Segment {
             ports: (50_000 + conn as u16, 80),
@@ -66,7 +66,7 @@ fn floods_of_common_tools_are_named() {
             asked(dice, 100, 25_565, 60, b"\x10\0\x2f\x09host", 30)
         }),
         ("one line over open connections", TcpConnectionFlood, |_, tick| {
-            babble(tick, 400, |_| b"A line that every one of them says again.".to_vec())
+            babble(tick, 20, 400, |_| b"A line that every one of them says again.".to_vec())
         }),
         ("what is no query, for port 53", UdpFlood, |dice, _| {
             flood(|_| {
@@ -84,7 +84,7 @@ fn floods_of_common_tools_are_named() {
 
 #[test]
 fn what_is_like_them_is_ordinary() {
-    let load: [(&str, Make); 4] = [
+    let load: [(&str, Make); 6] = [
         ("refusals of what this host scans", |_, tick| resets(tick, tcp::RST | tcp::ACK)),
         ("one program that asks a web service", |dice, _| {
             asked(dice, 1, 80, 20, b"GET /status HTTP/1.1\r\nHost: example.com\r\n\r\n", 300)
@@ -94,7 +94,15 @@ fn what_is_like_them_is_ordinary() {
         }),
         ("telemetry over open connections", |dice, tick| {
             let readings: Vec<Vec<u8>> = (0..40).map(|_| dice.bytes(40)).collect();
-            babble(tick, 40, |number| readings[number as usize].clone())
+            babble(tick, 20, 40, |number| readings[number as usize].clone())
+        }),
+        ("a form that many send, each of them once", |dice, tick| {
+            let form = b"POST /signup HTTP/1.1\r\nHost: example.com\r\nContent-Length: 9\r\n\r\n";
+            connections(60, |number| connection(dice, member(tick * 60 + number), 80, &[form.to_vec()], 500))
+        }),
+        ("commands of one length that begin alike", |_, tick| {
+            let key = |number| format!("*2\r\n$3\r\nGET\r\n$16\r\nkey:{:012}\r\n", tick * 400 + number);
+            babble(tick, 200, 400, |number| key(number).into_bytes())
         }),
     ];
     for (name, make) in load {
