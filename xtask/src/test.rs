@@ -30,7 +30,7 @@ pub(crate) struct Options {
 /// What a machine may lack beside the repository, in words of the lines of checks that skip themselves for want of it:
 /// recorded traffic, PyPI, daemons that its Debian has no package of.
 const MAY_LACK: [&str; 5] = [
-    "capture",
+    "no captures: set FTAGENT_CAPTURES",
     "labelled_attacks_are_seen",
     "stix2-validator",
     "prometheus-alertmanager",
