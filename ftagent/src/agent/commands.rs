@@ -127,10 +127,12 @@ impl Agent {
 
     fn detach(&mut self, caller: &Caller) -> Result<Value> {
         warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on, here or upstream.");
-        self.remove_nftables()?;
+        // What cannot be removed keeps nothing else in force.
+        let here: Vec<String> = self.remove_nftables().err().map(|error| format!("{error:#}")).into_iter().collect();
+        here.iter().for_each(|what| error!("Still there: {what}."));
         let removed = self.pins.remove_all()?;
         let upstream = self.clear_upstream();
-        Ok(json!({ "removed": removed, "upstream": upstream }))
+        Ok(json!({ "removed": removed, "here": here, "upstream": upstream }))
     }
 
     /// Takes back what is upstream, as an operator does who takes everything back. Returns what is still there.

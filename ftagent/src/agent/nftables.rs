@@ -185,7 +185,7 @@ impl Agent {
             // Where the plane could not remove it, its thread has ended and the table is there.
             return remove_nftables_of(&self.config.paths.state).context("the nftables table is still there");
         };
-        nft.remote.remove().map_err(|what| anyhow!(what))?;
+        nft.remote.remove().map_err(|what| anyhow!(what)).context("the nftables table is still there")?;
         unmark(&mark(&self.config.paths.state));
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{os::unix::net::UnixStream, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Error, Result};
+use serde_json::{Value, json};
 
 use super::{Cli, client::call};
 use crate::{
@@ -16,62 +17,88 @@ use crate::{
 /// Asks the daemon to remove everything, or does it where none is running.
 ///
 /// # Errors
-/// Where a pin cannot be removed; what is still there upstream is said before.
+/// Where nothing was done. What is still there, here or upstream, is said.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     let running = UnixStream::connect(Config::socket(cli.config.as_deref())?).is_ok();
-    let (removed, upstream) = if running {
-        let data = call(cli, &Request::Detach)?;
-        let left = data["upstream"].as_array().into_iter().flatten();
-        let left: Vec<String> = left.filter_map(|what| what.as_str().map(str::to_owned)).collect();
-        (Ok(data["removed"].as_array().map_or(0, Vec::len)), left)
+    let end = if running {
+        End::of(&call(cli, &Request::Detach)?)
     } else {
         without_daemon(&Config::load(cli.config.as_deref())?)?
     };
-    for what in &upstream {
+    let End { removed, here, upstream } = &end;
+    for what in here {
+        eprintln!("ftagent: STILL THERE on this host: {what}");
+    }
+    for what in upstream {
         eprintln!("ftagent: STILL THERE UPSTREAM, and nobody looks after it: {what}");
     }
-    if !upstream.is_empty() {
-        eprintln!("ftagent: `ftagent detach` again tries again; or take it back by hand, at the router or provider.");
+    if !end.is_clean() {
+        eprintln!(
+            "ftagent: `ftagent detach` again tries again; or take it back by hand, here, at the router or provider."
+        );
     }
-    let removed = removed?;
     if cli.json {
-        println!("{}", serde_json::json!({ "removed": removed, "daemon_stopped": running, "upstream": upstream }));
-    } else if removed == 0 {
+        let told = json!({ "removed": removed, "daemon_stopped": running, "here": here, "upstream": upstream });
+        println!("{told}");
+    } else if *removed == 0 && here.is_empty() {
         println!("Nothing was attached.");
     } else {
         let daemon = if running { " and the daemon stopped" } else { "" };
-        println!("Detached: {removed} pins were removed{daemon}. Nothing is filtered any more.");
+        let filtered = if here.is_empty() { " Nothing is filtered any more." } else { "" };
+        println!("Detached: {removed} pins were removed{daemon}.{filtered}");
     }
-    Ok(if upstream.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if end.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What became of an end without a daemon: how many pins were removed, or why one could not be, and what is still there
-/// upstream.
-type Removed = (Result<usize>, Vec<String>);
+/// What became of an end.
+#[derive(Debug, Default)]
+struct End {
+    /// Pins that were removed.
+    removed: usize,
+    /// What is still there on this host, and why.
+    here: Vec<String>,
+    /// What is still there upstream.
+    upstream: Vec<String>,
+}
+
+impl End {
+    /// Reads a daemon's answer.
+    fn of(answer: &Value) -> Self {
+        let texts = |key: &str| {
+            let texts = answer[key].as_array().into_iter().flatten();
+            texts.filter_map(|what| what.as_str().map(str::to_owned)).collect()
+        };
+        let removed = answer["removed"].as_array().map_or(0, Vec::len);
+        Self { removed, here: texts("here"), upstream: texts("upstream") }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.here.is_empty() && self.upstream.is_empty()
+    }
+}
 
 /// Removes everything by itself.
 ///
 /// # Errors
 /// Where nothing was done, because it could not be logged.
-fn without_daemon(config: &Config) -> Result<Removed> {
+fn without_daemon(config: &Config) -> Result<End> {
     let uid = nix::unistd::getuid();
     let login = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
     let actor = Actor::operator(uid.as_raw(), &login);
     let entry = Entry::new("daemon.detach", "").by(actor.clone());
     let log = begin(config, entry.clone().because("no daemon runs").with(Outcome::Asked))?.map(Arc::new);
-    let table = remove_nftables_of(&config.paths.state).context("removing the nftables table");
-    let pins = Pins::at(&config.paths.bpffs).remove_all().map_err(Error::from);
     // What cannot be removed keeps nothing else in force.
-    let removed = table.and(pins);
-    let after = match &removed {
-        Ok(removed) => entry.now(serde_json::json!({ "removed": removed })),
-        Err(error) => entry.because(format!("{error:#}")).with(Outcome::Failed),
-    };
+    let table = remove_nftables_of(&config.paths.state).context("the nftables table");
+    let pins = Pins::at(&config.paths.bpffs).remove_all().map_err(Error::from);
+    let removed = pins.as_ref().map_or(0, Vec::len);
+    let entry = pins.as_ref().map_or(entry.clone(), |pins| entry.now(json!({ "removed": pins })));
+    let here: Vec<String> = [table.err(), pins.err()].into_iter().flatten().map(|error| format!("{error:#}")).collect();
+    let after = if here.is_empty() { entry } else { entry.because(here.join("; ")).with(Outcome::Failed) };
     warn(log.as_ref().map_or(Ok(()), |log| log.add(after)).map_err(Error::from));
     // Black holes outlive the daemon that asked for them.
     let upstream = clear_of(config, log.clone(), actor);
     warn(log.as_ref().map_or(Ok(()), |log| log.sign()).map_err(Error::from));
-    Ok((removed.map(|removed| removed.len()), upstream))
+    Ok(End { removed, here, upstream })
 }
 
 /// Opens the audit log and says in it what is about to be done; `None` where it is not logged.
@@ -123,8 +150,8 @@ mod tests {
         fs::write(state.join("scrub/old.json"), "damaged").unwrap();
         let text = format!("[paths]\nstate = {state:?}\nbpffs = {pins:?}\n[audit]\nappend_only = false\n");
         let config = Config::parse(&text, "t.toml").unwrap();
-        let (removed, upstream) = without_daemon(&config).unwrap();
-        assert!(format!("{:#}", removed.unwrap_err()).contains("link_7"));
+        let End { here, upstream, .. } = without_daemon(&config).unwrap();
+        assert!(here.len() == 1 && here[0].contains("link_7"), "{here:?}");
         assert!(upstream.len() == 1 && upstream[0].contains("`old`"), "{upstream:?}");
         let dir = audit::dir(&state);
         let lines = read::Reader::new(&dir, read::Wanted::default()).next(usize::MAX).unwrap();

@@ -75,6 +75,36 @@ fn rules_are_in_nftables_and_gone_after_detach() {
     .unwrap();
 }
 
+#[test]
+fn a_table_that_cannot_be_removed_keeps_nothing_else_in_force() {
+    require_root!();
+    if !has_nft() {
+        return;
+    }
+    Sandbox::run(|sandbox| {
+        sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
+        let is_attached = || sandbox.command("ip -d link show wan0").unwrap().contains("prog/xdp");
+        assert!(is_attached());
+        // In this sandbox's mount namespace alone.
+        sandbox.command("mount --bind /bin/false /usr/sbin/nft").unwrap();
+        let refused = daemon.refused(&["detach"]).unwrap();
+        assert!(refused.contains("STILL THERE on this host: the nftables table"), "{refused}");
+        daemon.wait_for_end().unwrap();
+        assert!(!is_attached());
+        // Without a daemon it is the same …
+        let refused = daemon.refused(&["detach"]).unwrap();
+        assert!(refused.contains("STILL THERE on this host: the nftables table"), "{refused}");
+        sandbox.command("umount /usr/sbin/nft").unwrap();
+        assert_eq!(sandbox.command("nft list tables").unwrap().trim(), "table netdev ftagent");
+        // … and once it can be removed, it is.
+        daemon.ok(&["detach"]).unwrap();
+        assert_eq!(sandbox.command("nft list tables").unwrap(), "");
+    })
+    .unwrap();
+}
+
 /// Another XDP program is never replaced; with nftables that is no reason to protect nothing.
 #[test]
 fn an_interface_without_the_kernel_program_gets_lists_and_rules() {
