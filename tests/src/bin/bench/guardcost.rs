@@ -1,5 +1,5 @@
 //! What the TCP guard costs a packet: the same program with the stage and without it, in a namespace with
-//! real sockets.
+//! real sockets. Beside it a program that looks the packet's socket up and does nothing else.
 
 use std::{
     fs,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::Ebpf;
 use ftagent::{
     bpf::{
         guard::{KernelGuard, listener},
@@ -25,7 +26,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, conn
 
 use crate::{
     frames::{self, Kind},
-    measure::{Bench, Input},
+    measure::{self, Bench, Input, Subject},
     ours::Ours,
     report::Row,
 };
@@ -103,7 +104,8 @@ pub fn rows(sandbox: &Sandbox, bench: &mut Bench, ours: &mut Ours, kinds: &[Kind
     let ack = &ack;
     let mut without = Ours::with(features::ALL & !features::GUARD)?;
     let mut guard = ours.guard()?;
-    let mut stage = Stage { bench, ours, without: &mut without, rows: Vec::new() };
+    let lookups = measure::lookups()?;
+    let mut stage = Stage { bench, ours, without: &mut without, lookups: &lookups, rows: Vec::new() };
     let (pass, drop) = (verdict::PASS, verdict::DROP);
 
     arm(&mut guard, 0)?;
@@ -118,15 +120,15 @@ pub fn rows(sandbox: &Sandbox, bench: &mut Bench, ours: &mut Ours, kinds: &[Kind
     stage.answered("SYN, answered by a cookie", &of(frames::linux_syn4))?;
     stage.answered("SYN, answered by a cookie, ipv6", &of(frames::linux_syn6))?;
     // After the SYNs: cookies that were given out lately are looked for in what comes.
-    stage.measure("ACK without a cookie, to a listener".into(), ack, drop, ATTACKED)?;
-    stage.measure("ACK to a port that nobody listens on".into(), &to(ack, CLOSED), drop, ATTACKED)?;
+    stage.attacked("ACK without a cookie, to a listener", ack, drop, "lookup_tcp")?;
+    stage.attacked("ACK to a port that nobody listens on", &to(ack, CLOSED), drop, "lookup_tcp")?;
     stage.measure("ACK to a port that is not armed".into(), &to(ack, CALM), pass, ATTACKED)?;
     let connection = Kind { family: 0, ..connection.clone() };
-    stage.measure("ACK of a connection".into(), &connection, pass, ATTACKED)?;
+    stage.attacked("ACK of a connection", &connection, pass, "lookup_tcp")?;
     arm(&mut guard, flags::UDP)?;
-    stage.measure("UDP to a closed port".into(), udp, drop, ATTACKED)?;
+    stage.attacked("UDP to a closed port", udp, drop, "lookup_udp")?;
     let _open = UdpSocket::bind(SocketAddrV4::new(frames::DST4.into(), UDP_PORT))?;
-    stage.measure("UDP to an open port".into(), udp, pass, ATTACKED)?;
+    stage.attacked("UDP to an open port", udp, pass, "lookup_udp")?;
     stage.measure("armed for UDP: tcp ack".into(), ack, pass, OTHERS)?;
     guard.disarm();
     Ok(stage.rows)
@@ -137,6 +139,8 @@ struct Stage<'a> {
     bench: &'a mut Bench,
     ours: &'a mut Ours,
     without: &'a mut Ours,
+    /// See [`measure::lookups`].
+    lookups: &'a Ebpf,
     rows: Vec<Row>,
 }
 
@@ -157,6 +161,36 @@ impl Stage<'_> {
             };
             let ns = self.bench.measure(&[with, bare], input, &mut between)?;
             self.rows.push(Row { input: name, ..Row::alone(case.clone(), ns[0] - ns[1], "ns", Some(target)) });
+        }
+        Ok(())
+    }
+
+    /// Adds what the stage costs a packet of a class that is attacked, beside what the kernel's lookup costs.
+    fn attacked(&mut self, case: &str, kind: &Kind, expected: u32, lookup: &'static str) -> Result<()> {
+        let inputs = [("constant", Input::Constant(&kind.frame)), ("cycle", Input::Cycle(&[kind], &[]))];
+        for (name, input) in inputs {
+            // What does not vary is measured once.
+            if name == "cycle" && kind.family == 0 {
+                continue;
+            }
+            let alone = Subject {
+                name: "the lookup alone",
+                program: measure::loaded(self.lookups, lookup)?,
+                frags: true,
+                verdict: verdict::PASS,
+            };
+            let (with, mut drain) = self.ours.subject(expected)?;
+            let (bare, mut drain_bare) = self.without.subject(verdict::PASS)?;
+            let mut between = || {
+                drain();
+                drain_bare();
+            };
+            let rival = alone.name;
+            let ns = self.bench.measure(&[with, bare, alone], input, &mut between)?;
+            let ours = ns[0] - ns[1];
+            let mut row = Row::beside(case, name, ours, (rival, ns[2]), None);
+            (row.target, row.met) = (Some(ATTACKED), Some(ours <= ATTACKED));
+            self.rows.push(row);
         }
         Ok(())
     }

@@ -55,6 +55,14 @@ pub enum Input<'a> {
     Cycle(&'a [&'a Kind], &'a [u32]),
 }
 
+/// Loads the programs that look a socket up and do nothing else: `lookup_tcp` and `lookup_udp`.
+pub fn lookups() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(BENCH).context("loading `ftagent-bench`")?;
+    load(&mut ebpf, "lookup_tcp")?;
+    load(&mut ebpf, "lookup_udp")?;
+    Ok(ebpf)
+}
+
 /// How much is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
