@@ -115,6 +115,8 @@ pub struct Offer {
     pub has_timestamp: u32,
     /// The timestamp to echo.
     pub timestamp: u32,
+    /// Whether it is signed (RFC 2385, RFC 5925): then an answer has to be.
+    pub signed: u32,
 }
 
 /// No window scale is offered.
@@ -122,7 +124,7 @@ pub const NO_SCALE: u32 = 15;
 
 impl Offer {
     /// Offers nothing.
-    pub const NOTHING: Self = Self { scale: NO_SCALE, sack: 0, has_timestamp: 0, timestamp: 0 };
+    pub const NOTHING: Self = Self { scale: NO_SCALE, sack: 0, has_timestamp: 0, timestamp: 0, signed: 0 };
 }
 
 /// The longest TCP header.
@@ -173,6 +175,8 @@ impl Walk {
                 self.offer.has_timestamp = 1;
                 self.offer.timestamp = u32::from_be_bytes([byte(2), byte(3), byte(4), byte(5)]);
             }
+            // MD5 and the authentication option.
+            (19 | 29, _) => self.offer.signed = 1,
             _ => {}
         }
         self.at = at + length;
@@ -279,8 +283,11 @@ mod tests {
 
     #[test]
     fn what_a_syn_offers_is_read() {
-        let full = Offer { scale: 7, sack: 1, has_timestamp: 1, timestamp: 0x0001_0203 };
-        let cases: [(&[u8], Offer); 7] = [
+        let full = Offer { scale: 7, sack: 1, has_timestamp: 1, timestamp: 0x0001_0203, signed: 0 };
+        let md5 = [[2, 4, 5, 180, 1, 1, 19, 18].as_slice(), &[7; 16], &[4, 2]].concat();
+        let cases: [(&[u8], Offer); 9] = [
+            (&md5, Offer { sack: 1, signed: 1, ..Offer::NOTHING }),
+            (&[29, 4, 1, 1], Offer { signed: 1, ..Offer::NOTHING }),
             (&LINUX, full),
             (&[], Offer::NOTHING),
             (&[2, 4, 5, 180], Offer::NOTHING),
@@ -313,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_a_syn_ack_that_says_what_was_offered() {
-        let offer = Offer { scale: 7, sack: 1, has_timestamp: 1, timestamp: 6 };
+        let offer = Offer { scale: 7, sack: 1, has_timestamp: 1, timestamp: 6, signed: 0 };
         let ports = [0x30, 0x39, 0, 80];
         let answer = Answer { ports, seq: 1, ack: 2, mss: 1460, full: true, offer, stamp: 5, scale: 10 };
         let mut header = [0xff; ANSWER_MAX];

@@ -25,9 +25,13 @@ use ftagent_common::{
     rules::TOKEN,
 };
 
-use self::route::Route;
+use self::{
+    ends::{Tuple, dport, ends, is_own},
+    route::Route,
+};
 use crate::{maps, rules::rate::is_within_state};
 
+mod ends;
 mod route;
 mod told;
 
@@ -167,65 +171,17 @@ pub fn ask(ctx: *mut xdp_md, facts: &Facts) -> u8 {
     }) as u8
 }
 
-/// Both ends of a packet as the lookups want them: `struct bpf_sock_tuple`, the IPv6 arm of which
-/// is the longer. Words are read in pairs, which the verifier wants aligned.
-#[repr(C, align(8))]
-struct Tuple {
-    words: [u32; 9],
-}
-
-const TUPLE4: u32 = 12;
-const TUPLE6: u32 = 36;
-
-/// Reads the ends. The ports stand behind the addresses, where the family's arm has them.
-#[inline(always)]
-fn ends(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> bool {
-    let words = (&raw mut tuple.words).cast::<u8>();
-    // SAFETY: the tuple holds 36 bytes; the helper checks the packet's length.
-    unsafe {
-        if place.v6 {
-            bpf_xdp_load_bytes(ctx, place.l3 + 8, words.cast(), 32) == 0
-                && bpf_xdp_load_bytes(ctx, place.l4, words.add(32).cast(), 4) == 0
-        } else {
-            bpf_xdp_load_bytes(ctx, place.l3 + 12, words.cast(), 8) == 0
-                && bpf_xdp_load_bytes(ctx, place.l4, words.add(8).cast(), 4) == 0
-        }
-    }
-}
-
-/// Returns whether the destination is one of this host's own addresses.
-#[inline(always)]
-fn is_own(place: Place, tuple: &Tuple) -> bool {
-    let Some(scratch) = maps::guard_scratch() else { return false };
-    let words = &tuple.words;
-    let word = |at: usize| u32::from_be(words[at]) as u64;
-    scratch.own = if place.v6 {
-        OwnAddress { high: word(4) << 32 | word(5), low: word(6) << 32 | word(7) }
-    } else {
-        OwnAddress::v4(u32::from_be(words[1]))
-    };
-    maps::is_own(&scratch.own)
-}
-
-/// Returns the destination port of a tuple.
-#[inline(always)]
-fn dport(place: Place, tuple: &Tuple) -> u32 {
-    let ports = tuple.words[if place.v6 { 8 } else { 2 }];
-    let [_, _, high, low] = ports.to_ne_bytes();
-    (high as u32) << 8 | low as u32
-}
-
 /// Looks a TCP socket up: a listener, a connection, one that is closing, or a half-open request.
 #[inline(always)]
 fn tcp_socket(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> *mut bpf_sock {
-    let bytes = if place.v6 { TUPLE6 } else { TUPLE4 };
+    let bytes = Tuple::bytes(place);
     // SAFETY: the tuple is as long as said, and the context the kernel's.
     unsafe { bpf_skc_lookup_tcp(ctx.cast(), (&raw mut *tuple).cast::<bpf_sock_tuple>(), bytes, THIS_NETNS, 0) }
 }
 
 #[inline(always)]
 fn udp_socket(ctx: *mut xdp_md, place: Place, tuple: &mut Tuple) -> *mut bpf_sock {
-    let bytes = if place.v6 { TUPLE6 } else { TUPLE4 };
+    let bytes = Tuple::bytes(place);
     // SAFETY: as above.
     unsafe { bpf_sk_lookup_udp(ctx.cast(), (&raw mut *tuple).cast::<bpf_sock_tuple>(), bytes, THIS_NETNS, 0) }
 }
@@ -251,7 +207,7 @@ fn state_of(sk: *mut bpf_sock) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
-    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    let (place, mut tuple) = (Place::from_bits(place), Tuple::default());
     if !ends(ctx, place, &mut tuple) {
         return socket::UNKNOWN as u32;
     }
@@ -266,7 +222,7 @@ extern "C" fn ftagent_ask_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_ask_udp(ctx: *mut xdp_md, place: u64) -> u32 {
-    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    let (place, mut tuple) = (Place::from_bits(place), Tuple::default());
     if !ends(ctx, place, &mut tuple) {
         return socket::UNKNOWN as u32;
     }
@@ -281,7 +237,7 @@ extern "C" fn ftagent_ask_udp(ctx: *mut xdp_md, place: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
-    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    let (place, mut tuple) = (Place::from_bits(place), Tuple::default());
     if !ends(ctx, place, &mut tuple)
         || maps::guard_port(dport(place, &tuple)) & port::UDP == 0
         || !is_own(place, &tuple)
@@ -300,7 +256,7 @@ extern "C" fn ftagent_guard_udp(ctx: *mut xdp_md, place: u64) -> u32 {
 #[inline(never)]
 extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
     let (live, challenged) = (place & LIVE != 0, place & CHALLENGED != 0);
-    let (place, mut tuple) = (Place::from_bits(place), Tuple { words: [0; 9] });
+    let (place, mut tuple) = (Place::from_bits(place), Tuple::default());
     if !ends(ctx, place, &mut tuple) {
         return Decision::Pass as u32;
     }
@@ -315,12 +271,8 @@ extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
         return Decision::Pass as u32;
     }
     let Some(header) = maps::guard_scratch() else { return Decision::Pass as u32 };
-    if !header.read(ctx, place) {
-        return Decision::Pass as u32;
-    }
-    let is_syn = header.tcp[13] & SYN_MASK == SYN_FLAGS;
     if maps::is_replay() {
-        return told::tcp(header, is_syn, armed) as u32;
+        return if header.read(ctx, place) { told::tcp(header, armed) } else { Decision::Pass } as u32;
     }
     let sk = tcp_socket(ctx, place, &mut tuple);
     if sk.is_null() {
@@ -330,8 +282,9 @@ extern "C" fn ftagent_guard_tcp(ctx: *mut xdp_md, place: u64) -> u32 {
     let state = unsafe { (*sk).state };
     let mut cookie = NO_COOKIE;
     let mut decision = Decision::Pass;
-    if state == LISTEN {
-        if is_syn {
+    // The headers are read for a listener alone: a connection's segment passes whatever they say.
+    if state == LISTEN && header.read(ctx, place) {
+        if header.is_syn() {
             if armed & port::SYN != 0 {
                 cookie = header.cookie(sk, place);
             }
@@ -400,6 +353,11 @@ impl Scratch {
         true
     }
 
+    #[inline(always)]
+    fn is_syn(&self) -> bool {
+        self.tcp[13] & SYN_MASK == SYN_FLAGS
+    }
+
     /// Asks the listener for a cookie; the largest segment that it stands for is in it.
     #[inline(always)]
     fn cookie(&mut self, sk: *mut bpf_sock, place: Place) -> i64 {
@@ -440,6 +398,11 @@ impl Scratch {
     /// Turns the frame into a SYN-ACK with the cookie.
     #[inline(always)]
     fn answer(&mut self, ctx: *mut xdp_md, place: Place, cookie: u32, armed: u32) -> Decision {
+        let offered = offer(self.tcp_bytes);
+        // The peer wants every segment signed, and the kernel has the key.
+        if offered.signed != 0 {
+            return Decision::Pass;
+        }
         if !self.may_answer() {
             return Decision::QueueFull;
         }
@@ -447,7 +410,7 @@ impl Scratch {
         if !self.way_back(ctx, place, guard) {
             return Decision::Pass;
         }
-        let answer = self.compose(cookie, armed, place, guard);
+        let answer = self.compose((cookie, offered), armed, place, guard);
         self.answer = [0; ANSWER_MAX];
         let bytes = if answer.write(&mut self.answer) == ANSWER_MAX { ANSWER_MAX as u32 } else { 24 };
         self.checksums(place, bytes);
@@ -474,7 +437,7 @@ impl Scratch {
 
     /// What the answer says.
     #[inline(always)]
-    fn compose(&self, cookie: u32, armed: u32, place: Place, guard: &Guard) -> Answer {
+    fn compose(&self, (cookie, offered): (u32, Offer), armed: u32, place: Place, guard: &Guard) -> Answer {
         let tcp = &self.tcp;
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
         let scale = (armed >> port::SCALE_SHIFT) & 15;
@@ -489,7 +452,7 @@ impl Scratch {
             scale: scale.wrapping_sub(1) as u8,
         };
         if guard.flags & flags::TIMESTAMPS != 0 && scale != 0 {
-            answer.offer = offer(self.tcp_bytes);
+            answer.offer = offered;
             answer.full = answer.offer.has_timestamp != 0;
             answer.stamp = timestamp((maps::now_ns() / 1_000_000) as u32, answer.offer);
         }

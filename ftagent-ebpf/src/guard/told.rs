@@ -10,8 +10,8 @@ use crate::maps;
 
 /// Decides about a TCP segment; `armed`: the bits of its port.
 #[inline(always)]
-pub fn tcp(scratch: &mut Scratch, is_syn: bool, armed: u32) -> Decision {
-    let holds = armed & port::STATE != 0;
+pub fn tcp(scratch: &mut Scratch, armed: u32) -> Decision {
+    let (is_syn, holds) = (scratch.is_syn(), armed & port::STATE != 0);
     match maps::told_socket() {
         socket::NONE if holds => Decision::OutOfState,
         socket::LISTENER if is_syn && armed & port::SYN != 0 => {

@@ -19,6 +19,7 @@ const UNSAFE_HOMES: [&str; 16] = [
     "ftagent-ebpf/src/packet.rs",
     "ftagent-ebpf/src/maps.rs",
     "ftagent-ebpf/src/guard.rs",
+    "ftagent-ebpf/src/guard/ends.rs",
     "ftagent-ebpf/src/lists.rs",
     "ftagent-ebpf/src/rules.rs",
     "ftagent-ebpf/src/rules/",
