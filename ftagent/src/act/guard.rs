@@ -29,6 +29,8 @@ pub struct GuardSettings {
     pub hz: u64,
     /// There is more than one way out.
     pub many_routes: bool,
+    /// A card may have taken the tags of VLANs off: an answer would leave without one.
+    pub tags_lost: bool,
 }
 
 /// Bytes of the IP and TCP headers.
@@ -39,7 +41,12 @@ const HEADERS6: u16 = 60;
 impl GuardSettings {
     /// Returns why SYNs cannot be answered by cookies; `None` where they can.
     pub fn no_cookies(&self) -> Option<&'static str> {
-        (self.syncookies == 0).then_some("net.ipv4.tcp_syncookies is 0: set it to 1, its default")
+        if self.syncookies == 0 {
+            return Some("net.ipv4.tcp_syncookies is 0: set it to 1, its default");
+        }
+        let lost = "there are VLANs on a protected interface and its card takes their tags off, so an answer would go \
+                    astray: `ethtool -K INTERFACE rxvlan off` leaves them on (the kernel's own cookies go on meanwhile)";
+        self.tags_lost.then_some(lost)
     }
 
     fn guard(&self, flags: u32, expires: u64) -> Guard {

@@ -13,6 +13,7 @@ use crate::{
     },
     sense::{clock, host::HostRoot, signals::HostSignals},
     serve::protocol::{GuardPort, GuardStatus},
+    sys::ethtool,
 };
 
 /// SYN-ACKs a second at most where the link's speed is not known, as of virtual devices: a tenth of
@@ -161,5 +162,42 @@ pub(super) fn settings(root: &HostRoot, interfaces: &[&str], routes: usize, hz: 
         answers_per_second: answers.unwrap_or(ANSWERS),
         hz,
         many_routes: routes > 1 || interfaces.len() > 1,
+        // What cannot be known may be so.
+        tags_lost: interfaces.iter().any(|name| has_vlans(root, name) && ethtool::strips_tags(name).unwrap_or(true)),
+    }
+}
+
+/// Returns whether there are VLANs on top of an interface, whose tags matter.
+fn has_vlans(root: &HostRoot, interface: &str) -> bool {
+    let class = root.sys.join("class/net");
+    let Ok(entries) = fs::read_dir(class.join(interface)) else { return false };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut uppers = names.filter_map(|name| Some(name.strip_prefix("upper_")?.to_owned()));
+    uppers.any(|upper| {
+        let about = fs::read_to_string(class.join(upper).join("uevent"));
+        about.is_ok_and(|about| about.lines().any(|line| line == "DEVTYPE=vlan"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlans_on_an_interface_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let class = dir.path().join("class/net");
+        for (name, uevent) in [("eth0", ""), ("eth0.10", "DEVTYPE=vlan\n"), ("eth1", ""), ("br0", "DEVTYPE=bridge\n")] {
+            fs::create_dir_all(class.join(name)).unwrap();
+            fs::write(class.join(name).join("uevent"), format!("{uevent}INTERFACE={name}\n")).unwrap();
+        }
+        fs::create_dir_all(class.join("eth0/upper_eth0.10")).unwrap();
+        fs::create_dir_all(class.join("eth1/upper_br0")).unwrap();
+        let root = HostRoot { proc: dir.path().to_owned(), sys: dir.path().to_owned(), ..HostRoot::default() };
+        assert!(has_vlans(&root, "eth0"));
+        assert!(!has_vlans(&root, "eth1") && !has_vlans(&root, "eth2"));
+        // A driver of no such device tells nothing: no answer goes out without its tag.
+        let settings = |names: &[&str]| settings(&root, names, 1, 250);
+        assert!(!settings(&["eth1"]).tags_lost && settings(&["eth1"]).no_cookies().is_none());
     }
 }

@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn port(transport: Transport, ports: &str, asked: f64, found: f64) -> GuardPort {
-        let why_not = Found { asked, found }.why_not();
+        let why_not = Found { asked, found, ..Found::default() }.why_not();
         GuardPort { transport, ports: ports.parse().unwrap(), asked, found, listens: true, armed: false, why_not }
     }
 

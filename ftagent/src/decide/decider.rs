@@ -16,7 +16,6 @@ use super::{
     classify::{Finding, Judgement},
     destinations::{DestinationView, Destinations},
     detect::Detector,
-    flows::Flow,
     guard::{self, Plan, Sentry, Validation},
     incident::{Entry, Incident},
     ladder::{Ladder, Turn},
@@ -415,8 +414,7 @@ impl Decider {
         if calm {
             let flows = analyst.memory().flows;
             for seen in analyst.fresh().filter(|seen| guard::is_own(&exempt.own, seen.packet.dst())) {
-                let conversing = flows.get(&seen.mark).is_some_and(Flow::is_established);
-                sentry.note(&seen.packet, conversing);
+                sentry.note(&seen.packet, flows.get(&seen.mark));
             }
         }
         let current = machine.current().filter(|_| settings.mode.acts(trusted));

@@ -15,12 +15,18 @@ use std::{
 use ftagent_common::guard::socket;
 use serde::{Deserialize, Serialize};
 
-use super::{Now, Packet, Vector, packet::tcp};
+use super::{
+    Now, Packet, Vector,
+    flows::{Flow, note},
+    packet::tcp,
+};
 
 /// Lookups that a port must have had.
 const LOOKUPS: f64 = 1000.0;
 /// Share of them that found a socket.
 const FOUND: f64 = 0.999;
+/// What sums of fractions may be off by.
+const ROUNDING: f64 = 1e-6;
 /// Ports of which it is known.
 const PORTS: usize = 2048;
 /// Local ports that the kernel gives to connections of its own (`ip_local_port_range`), which are
@@ -112,17 +118,22 @@ impl TryFrom<String> for Ports {
 
 /// What lookups in calm found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Found {
     /// Packets that were looked up.
     pub asked: f64,
     /// Those that had a socket.
     pub found: f64,
+    /// Of the packets, those of IPv6: a port may be translated for one family and not for the other.
+    pub asked6: f64,
+    /// Those that had a socket.
+    pub found6: f64,
 }
 
 impl Found {
     /// Returns whether the socket table is right about this port.
     pub fn is_valid(&self) -> bool {
-        self.asked >= LOOKUPS && self.found >= FOUND * self.asked
+        self.asked >= LOOKUPS && self.families().into_iter().all(|(asked, found)| is_right(asked, found))
     }
 
     /// Returns why it may not be armed, in words; `None` where it may.
@@ -130,9 +141,35 @@ impl Found {
         if self.asked < LOOKUPS {
             return Some(format!("{:.0} of {LOOKUPS:.0} packets in calm were looked up", self.asked));
         }
-        let missed = 100.0 * (1.0 - self.found / self.asked);
-        (!self.is_valid()).then(|| format!("{missed:.2} % of its packets in calm had no socket: translated or proxied"))
+        let wrong = |(_, (asked, found)): &(&str, (f64, f64))| !is_right(*asked, *found);
+        let (family, (asked, found)) = ["IPv4", "IPv6"].into_iter().zip(self.families()).find(wrong)?;
+        let missed = 100.0 * (1.0 - found / asked);
+        Some(format!("{missed:.2} % of its {family} packets in calm had no socket: translated or proxied"))
     }
+
+    /// Returns what was asked and found for IPv4 and for IPv6.
+    fn families(&self) -> [(f64, f64); 2] {
+        [(self.asked - self.asked6, self.found - self.found6), (self.asked6, self.found6)]
+    }
+
+    fn add(&mut self, v6: bool, has_socket: bool) {
+        let (one, found) = (1.0, f64::from(u8::from(has_socket)));
+        (self.asked, self.found) = (self.asked + one, self.found + found);
+        if v6 {
+            (self.asked6, self.found6) = (self.asked6 + one, self.found6 + found);
+        }
+    }
+
+    fn fade(&mut self, factor: f64) {
+        for number in [&mut self.asked, &mut self.found, &mut self.asked6, &mut self.found6] {
+            *number *= factor;
+        }
+    }
+}
+
+/// Returns whether so few lookups missed that the socket table is right: of few, one may.
+fn is_right(asked: f64, found: f64) -> bool {
+    asked - found <= (1.0 - FOUND) * asked.max(LOOKUPS) + ROUNDING
 }
 
 /// What the guard does.
@@ -190,7 +227,11 @@ impl TryFrom<Saved> for Validation {
         if seen.len() > PORTS || listeners.len() > PORTS {
             return Err(format!("it knows the sockets of more than {PORTS} ports"));
         }
-        let sound = |found: &Found| found.asked.is_finite() && (0.0..=found.asked).contains(&found.found);
+        let sound = |found: &Found| {
+            found.asked.is_finite()
+                && (-ROUNDING..=found.asked).contains(&found.asked6)
+                && found.families().into_iter().all(|(asked, found)| (-ROUNDING..=asked + ROUNDING).contains(&found))
+        };
         if let Some((transport, ports, found)) = seen.iter().find(|(.., found)| !sound(found)) {
             return Err(format!("{} of {} lookups for {transport} {ports} make no sense", found.found, found.asked));
         }
@@ -210,30 +251,66 @@ pub enum Answer {
     Nothing,
 }
 
-impl Validation {
-    /// Notes what a lookup found in calm. `conversing`: the packet goes on in a conversation that only
-    /// its two ends can hold. What is missing for others says nothing: stray segments come from
-    /// anywhere, and must not be able to keep the guard off.
-    pub fn note(&mut self, transport: Transport, port: u16, is_syn: bool, answer: Answer, conversing: bool) {
-        if answer == Answer::Listener {
-            if self.listeners.len() < PORTS {
-                self.listeners.insert(port);
-            }
-            // A listener says that the port is open, and nothing of who has its connections.
-            return;
+/// A packet to one of this host's own addresses that was looked up in calm.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup {
+    /// Its protocol.
+    pub transport: Transport,
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// Its destination port.
+    pub port: u16,
+    /// It opens a connection.
+    pub is_syn: bool,
+    /// It goes on in a conversation that only its two ends can hold.
+    pub conversing: bool,
+    /// The conversation has been closed: its socket may be gone.
+    pub closed: bool,
+    /// What the socket table said.
+    pub answer: Answer,
+}
+
+impl Lookup {
+    /// Returns whether it was somebody's and had no socket of its own. What is missing for others says nothing: stray
+    /// segments come from anywhere, and must not be able to keep the guard off.
+    fn is_missed(&self) -> bool {
+        match (self.answer, self.transport) {
+            // A listener has nobody's connection: a proxy listens there, and what is translated goes past it.
+            (Answer::Listener, _) => self.conversing && !self.closed && !self.is_syn,
+            // An answer to a container's question is a single packet, and to this host's own it has a socket.
+            (Answer::Nothing, Transport::Udp) => self.conversing || Ports::of(self.port) == Ports::Ephemeral,
+            (Answer::Nothing, Transport::Tcp) => self.conversing && !self.is_syn,
+            (Answer::Socket, _) => false,
         }
-        if is_syn || (answer == Answer::Nothing && !conversing) {
+    }
+}
+
+impl Validation {
+    /// Notes what a lookup found in calm.
+    pub fn note(&mut self, lookup: &Lookup) {
+        let Lookup { transport, v6, port, is_syn, answer, .. } = *lookup;
+        if answer == Answer::Listener && self.listeners.len() < PORTS {
+            self.listeners.insert(port);
+        }
+        let missed = lookup.is_missed();
+        if !missed && (is_syn || answer != Answer::Socket) {
             return;
         }
         let key = (transport, Ports::of(port));
-        if self.seen.len() >= PORTS && !self.seen.contains_key(&key) {
+        if self.seen.len() >= PORTS && !self.seen.contains_key(&key) && !self.make_room() {
             return;
         }
-        let found = self.seen.entry(key).or_default();
-        found.asked += 1.0;
-        if answer == Answer::Socket {
-            found.found += 1.0;
-        }
+        self.seen.entry(key).or_default().add(v6, !missed);
+    }
+
+    /// Forgets the half that was asked for least, which is a proxy's own ports: a service that is seen late has to find
+    /// a place. Returns whether there is room then.
+    fn make_room(&mut self) -> bool {
+        let mut asked: Vec<f64> = self.seen.values().map(|found| found.asked).collect();
+        let (_, median, _) = asked.select_nth_unstable_by(self.seen.len() / 2, f64::total_cmp);
+        let median = *median;
+        self.seen.retain(|_, found| found.asked > median || found.is_valid());
+        self.seen.len() < PORTS
     }
 
     /// Lets what was seen fade.
@@ -242,7 +319,7 @@ impl Validation {
         for found in self.seen.values_mut() {
             // What was seen enough stays enough for days of silence: fade the surplus only.
             let factor = if found.asked * kept >= LOOKUPS { kept } else { (LOOKUPS / found.asked).min(1.0) };
-            (found.asked, found.found) = (found.asked * factor, found.found * factor);
+            found.fade(factor);
         }
     }
 
@@ -280,7 +357,7 @@ impl Validation {
     fn restored(mut self) -> Self {
         for found in self.seen.values_mut() {
             let factor = (RESTORED / found.asked).min(1.0);
-            (found.asked, found.found) = (found.asked * factor, found.found * factor);
+            found.fade(factor);
         }
         self
     }
@@ -307,7 +384,7 @@ const PLAN_NS: u64 = 1_000_000_000;
 
 impl Sentry {
     /// Notes what the socket table said of a packet to one of this host's own addresses, in calm.
-    pub fn note(&mut self, packet: &Packet, conversing: bool) {
+    pub fn note(&mut self, packet: &Packet, flow: Option<&Flow>) {
         let answer = match packet.socket {
             socket::NONE => Answer::Nothing,
             socket::LISTENER => Answer::Listener,
@@ -321,7 +398,17 @@ impl Sentry {
         } else {
             return;
         };
-        self.validation.note(transport, packet.dport, is_syn, answer, conversing);
+        let goes_on =
+            |flow: &Flow| if transport == Transport::Tcp { flow.is_established() } else { flow.is_sustained() };
+        self.validation.note(&Lookup {
+            transport,
+            v6: packet.dst().is_some_and(|dst| dst.is_ipv6()),
+            port: packet.dport,
+            is_syn,
+            conversing: flow.is_some_and(goes_on),
+            closed: flow.is_some_and(|flow| flow.has(note::CLOSED)),
+            answer,
+        });
     }
 
     /// Ends a tick: `vectors` are those of the open incident that is acted on; none where there is
@@ -403,141 +490,4 @@ fn is_udp(vector: Vector) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn after(transport: Transport, port: u16, sockets: u32, nothing: u32) -> Validation {
-        let mut validation = Validation::default();
-        validation.note(Transport::Tcp, port, true, Answer::Listener, false);
-        for _ in 0..sockets {
-            validation.note(transport, port, false, Answer::Socket, true);
-        }
-        for _ in 0..nothing {
-            validation.note(transport, port, false, Answer::Nothing, true);
-        }
-        validation
-    }
-
-    #[test]
-    fn only_validated_ports_are_armed() {
-        let cases = [
-            ("served by this host", 5000, 0, true),
-            ("too few packets", 999, 0, false),
-            ("just enough", 1000, 0, true),
-            ("a thousandth without a socket", 9990, 10, true),
-            ("translated to a container", 0, 5000, false),
-            ("half of its addresses are translated", 5000, 5000, false),
-            ("never seen", 0, 0, false),
-        ];
-        for (name, sockets, nothing, armed) in cases {
-            let tcp = after(Transport::Tcp, 443, sockets, nothing);
-            let plan = tcp.plan(&[Vector::SynFlood]);
-            assert_eq!(plan.state.contains(&Ports::One(443)), armed, "{name}");
-            assert_eq!(plan.cookies.contains(&443), armed, "{name}");
-            assert!(plan.closed.is_empty(), "{name}: TCP says nothing of UDP");
-            let udp = after(Transport::Udp, 27_015, sockets, nothing).plan(&[Vector::UdpFlood]);
-            assert_eq!(udp.closed.contains(&Ports::One(27_015)), armed, "{name}");
-        }
-    }
-
-    #[test]
-    fn ephemeral_ports_count_together() {
-        let mut validation = Validation::default();
-        for port in 40_000..42_000 {
-            validation.note(Transport::Udp, port, false, Answer::Socket, true);
-        }
-        let plan = validation.plan(&[Vector::DnsAmplification]);
-        assert_eq!(plan.closed, BTreeSet::from([Ports::Ephemeral]));
-        for (port, armed) in [(32_767, false), (32_768, true), (60_999, true), (61_000, false)] {
-            assert_eq!(plan.has(Transport::Udp, Ports::of(port)), armed, "{port}: never validated, never armed");
-        }
-    }
-
-    #[test]
-    fn strays_cannot_keep_the_guard_off() {
-        let mut validation = after(Transport::Tcp, 443, 2000, 0);
-        for _ in 0..1_000_000 {
-            validation.note(Transport::Tcp, 443, false, Answer::Nothing, false);
-            validation.note(Transport::Tcp, 443, false, Answer::Listener, false);
-        }
-        assert!(validation.plan(&[Vector::AckFlood]).state.contains(&Ports::One(443)));
-    }
-
-    #[test]
-    fn each_vector_arms_what_helps_against_it() {
-        let mut validation = after(Transport::Tcp, 443, 2000, 0);
-        for _ in 0..2000 {
-            validation.note(Transport::Udp, 53, false, Answer::Socket, true);
-        }
-        let cases = [
-            (Vector::SynFlood, true, true, false),
-            (Vector::AckFlood, false, true, false),
-            (Vector::RstFlood, false, true, false),
-            (Vector::NtpAmplification, false, false, true),
-            (Vector::UdpFlood, false, false, true),
-            (Vector::HttpFlood, false, false, false),
-            (Vector::IcmpFlood, false, false, false),
-        ];
-        for (vector, cookies, state, closed) in cases {
-            let plan = validation.plan(&[vector]);
-            let armed = (!plan.cookies.is_empty(), !plan.state.is_empty(), !plan.closed.is_empty());
-            assert_eq!(armed, (cookies, state, closed), "{}", vector.as_str());
-        }
-        assert!(validation.plan(&[]).is_empty());
-    }
-
-    #[test]
-    fn a_port_that_moved_into_a_container_is_noticed_and_a_quiet_one_is_not_forgotten() {
-        let mut validation = after(Transport::Tcp, 443, 10_000, 0);
-        validation.age(48.0 * 3600.0);
-        assert!(validation.plan(&[Vector::AckFlood]).state.contains(&Ports::One(443)), "silence is no reason");
-        for _ in 0..20 {
-            validation.note(Transport::Tcp, 443, false, Answer::Nothing, true);
-        }
-        assert!(!validation.plan(&[Vector::AckFlood]).state.contains(&Ports::One(443)));
-        let (.., found) = validation.iter().next().unwrap();
-        assert!(found.why_not().unwrap().contains("no socket"));
-    }
-
-    #[test]
-    fn a_plan_is_made_when_vectors_change_and_once_a_second() {
-        let mut sentry = Sentry { validation: after(Transport::Tcp, 443, 999, 0), ..Sentry::default() };
-        let at = |ms: u64| Now { mono_ns: ms * 1_000_000, unix_ms: ms as i64 };
-        sentry.on_tick(at(10_000), &[Vector::SynFlood]);
-        assert!(sentry.plan().0.is_empty() && sentry.cause().is_none());
-        sentry.validation.note(Transport::Tcp, 443, false, Answer::Socket, true);
-        sentry.on_tick(at(10_100), &[Vector::SynFlood]);
-        assert!(sentry.plan().0.is_empty(), "not yet");
-        sentry.on_tick(at(11_000), &[Vector::SynFlood]);
-        assert_eq!(sentry.plan().0.cookies, BTreeSet::from([443]));
-        sentry.on_tick(at(11_100), &[Vector::AckFlood]);
-        assert!(sentry.plan().0.cookies.is_empty() && !sentry.plan().0.is_empty(), "at once");
-        assert_eq!(sentry.cause(), Some((at(11_000), &[Vector::AckFlood][..])));
-        sentry.on_tick(at(11_200), &[]);
-        assert!(sentry.plan().0.is_empty() && sentry.cause().is_none());
-    }
-
-    #[test]
-    fn what_was_validated_outlives_a_restart_and_counts_less() {
-        let mut validation = after(Transport::Tcp, 443, 1_000_000, 0);
-        for _ in 0..2000 {
-            validation.note(Transport::Udp, 40_000, false, Answer::Socket, true);
-        }
-        let text = serde_json::to_string(&validation).unwrap();
-        let read: Validation = serde_json::from_str(&text).unwrap();
-        assert_eq!(read, validation);
-        let mut sentry = Sentry::default();
-        sentry.restore(read);
-        let plan = sentry.validation().plan(&[Vector::SynFlood, Vector::UdpFlood]);
-        assert!(plan.cookies.contains(&443) && plan.has(Transport::Udp, Ports::Ephemeral));
-        for _ in 0..5 {
-            sentry.validation.note(Transport::Tcp, 443, false, Answer::Nothing, true);
-        }
-        assert!(sentry.validation().plan(&[Vector::SynFlood]).is_empty(), "it moved meanwhile");
-        for (from, to) in [("\"443\"", "\"70000\""), ("1000000.0", "null"), ("\"found\":2000.0", "\"found\":2001.0")] {
-            let damaged = text.replacen(from, to, 1);
-            assert_ne!(damaged, text);
-            assert!(serde_json::from_str::<Validation>(&damaged).is_err(), "{damaged}");
-        }
-    }
-}
+mod tests;

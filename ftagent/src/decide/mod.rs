@@ -46,7 +46,7 @@ use crate::sense::signals::HostSignals;
 
 /// The version of a [`Decider`] written down. It goes up with every change of what is in it, or of what is meant
 /// by it: another version cannot go on from there.
-pub const STATE_VERSION: u32 = 5;
+pub const STATE_VERSION: u32 = 6;
 
 /// An instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,7 @@ const SETTINGS: GuardSettings = GuardSettings {
     answers_per_second: 10_000_000_000 / 10 / (84 * 8),
     hz: HZ,
     many_routes: false,
+    tags_lost: false,
 };
 /// What is armed goes on this long; it is renewed well before.
 const TTL_JIFFIES: u64 = 30 * HZ;

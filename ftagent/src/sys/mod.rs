@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "the one place for system calls and memory maps")]
 
 pub mod bpf;
+pub mod ethtool;
 pub mod fence;
 pub mod mmap;
 

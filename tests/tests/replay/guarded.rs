@@ -21,8 +21,15 @@ use ftagent_tests::{
 
 use super::{Desk, captures};
 
-const SETTINGS: GuardSettings =
-    GuardSettings { syncookies: 1, timestamps: 1, mtu: 1500, answers_per_second: 1000, hz: HZ, many_routes: false };
+const SETTINGS: GuardSettings = GuardSettings {
+    syncookies: 1,
+    timestamps: 1,
+    mtu: 1500,
+    answers_per_second: 1000,
+    hz: HZ,
+    many_routes: false,
+    tags_lost: false,
+};
 
 /// The datapath with every packet sampled, and the guard armed for ports 443 and 53.
 fn guarded() -> (TestRun, GuardDriver) {

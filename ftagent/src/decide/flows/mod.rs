@@ -25,6 +25,11 @@ const BRIEF_NS: u64 = 3_000_000_000;
 /// After so long any flow gives way, nanoseconds.
 const IDLE_NS: u64 = 180_000_000_000;
 
+/// Who sends so many packets …
+const SUSTAINED: u32 = 4;
+/// … and for so long is answered, nanoseconds: an unanswered question is asked three or four times within seconds.
+const SUSTAINED_NS: u64 = 10_000_000_000;
+
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Half {
@@ -145,6 +150,13 @@ impl Flow {
         self.has(note::COMPLETE | note::PROVEN)
             || self.halves.iter().any(|half| half.steady >= 3)
             || self.halves.iter().all(|half| half.packets >= 2)
+    }
+
+    /// Returns whether one end has gone on for a while, as nobody does whom nobody answers. Of UDP that is all that can
+    /// be seen where this host's own packets are not.
+    pub fn is_sustained(&self) -> bool {
+        let lasted_ns = self.last_ns.saturating_sub(self.first_ns);
+        lasted_ns >= SUSTAINED_NS && self.halves.iter().any(|half| half.packets >= SUSTAINED)
     }
 
     /// Returns whether a packet is the one that completed the handshake.
