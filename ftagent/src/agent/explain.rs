@@ -17,12 +17,14 @@ use super::{
 use crate::{
     act::store::origin,
     bpf::lists::Which,
-    decide::Packet,
+    decide::{Packet, guard::Ports, packet::tcp},
     rule::Action,
     sense::clock,
     serve::{
         explain::MOST_FRAMES,
-        protocol::{Explain, Explained, Explanation, Frame, ListHit, RuleVerdict, Verdict},
+        protocol::{
+            Explain, Explained, Explanation, Frame, GuardStatus, ListHit, RuleVerdict, TripwireStatus, Verdict,
+        },
     },
 };
 
@@ -50,7 +52,13 @@ impl Agent {
         let packet = Packet::decode(0, &bytes, wire, Some(class), false);
         let lists = packet.src().map_or(Vec::new(), |src| self.hits(src));
         let (tried, verdict, by_rule) = try_rules(&packet, rules, detail);
-        let (verdict, reason, because) = decide(&lists, verdict, by_rule);
+        let (verdict, reason, mut because) = decide(&lists, verdict, by_rule);
+        // The allow list overrules these, too.
+        if verdict == Verdict::Pass && !lists.iter().any(|hit| hit.list.starts_with("allow")) {
+            let (guard, tripwire) = self.brain.guards();
+            let more = watchers(&packet, class, &guard.unwrap_or_default(), &tripwire.unwrap_or_default());
+            more.iter().for_each(|what| because = format!("{because}; {what}"));
+        }
         Ok(Explanation {
             packet: in_one_line(&packet),
             class: class.as_str().to_owned(),
@@ -103,7 +111,11 @@ fn try_rules(packet: &Packet, rules: &[&Live], detail: bool) -> (Vec<RuleVerdict
             Owner::Inherited | Owner::Capture(_) => live.wanted.id,
         };
         if decides {
-            verdict = if rule.action == Action::Drop { Verdict::Drop } else { Verdict::Limit };
+            verdict = match rule.action {
+                Action::Drop => Verdict::Drop,
+                Action::RateLimit(_) => Verdict::Limit,
+                Action::Challenge | Action::Count | Action::Capture => Verdict::Pass,
+            };
             by_rule = Some((id, format!("`{} then {}`", rule.matches, rule.action)));
         }
         if hit || detail {
@@ -129,6 +141,10 @@ fn decide(lists: &[ListHit], by_rules: Verdict, by_rule: ByRule) -> (Verdict, Op
             };
             (Verdict::Drop, Some(reason.as_str()), format!("{} is listed ({})", hit.prefix, hit.list))
         }
+        (None, Some((id, text))) if by_rules == Verdict::Pass => {
+            let what = "a SYN to a listener of this host is answered by a cookie, everything else passes";
+            (Verdict::Pass, None, format!("rule {id} challenges it, {what}: {text}"))
+        }
         (None, Some((id, text))) => {
             let reason = if by_rules == Verdict::Drop { DropReason::Rule } else { DropReason::RateLimit };
             (by_rules, Some(reason.as_str()), format!("rule {id} matches: {text}"))
@@ -141,6 +157,32 @@ fn decide(lists: &[ListHit], by_rules: Verdict, by_rule: ByRule) -> (Verdict, Op
         }
         _ => (verdict, reason, because),
     }
+}
+
+/// Returns what else may drop a packet: whether it does hangs on sockets and on how many there are.
+fn watchers(packet: &Packet, class: TrafficClass, guard: &GuardStatus, tripwire: &TripwireStatus) -> Vec<String> {
+    let (ports, class) = (Ports::of(packet.dport), class.as_str());
+    let mut all = Vec::new();
+    if packet.is_tcp() && guard.state.contains(&ports) {
+        all.push(format!(
+            "but the guard is armed for tcp {ports} and drops it where this host has no socket for it (out_of_state)"
+        ));
+    }
+    let is_syn = packet.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN;
+    if packet.is_tcp() && is_syn && guard.cookies.contains(&packet.dport) {
+        all.push("while its listener's queue is full the guard answers it by a cookie".to_owned());
+    }
+    if packet.is_udp() && guard.closed.contains(&ports) {
+        all.push(format!("but the guard is armed for udp {ports} and drops it where no socket is open (closed_port)"));
+    }
+    if let Some(kept) = tripwire.thinned.get(class) {
+        all.push(format!(
+            "but {class} is thinned to {kept:.0} packets a second, sockets that are open spared (ceiling)"
+        ));
+    } else if tripwire.classes.contains(class) {
+        all.push(format!("but what is too much of {class} is dropped, sockets that are open spared (ceiling)"));
+    }
+    all
 }
 
 /// `udp 192.0.2.1:123 > 198.51.100.10:4242, 468 bytes, TTL 64`.
@@ -161,4 +203,40 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = hex.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
     let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
     Some(digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::frames::{HOST, Segment, member, tcp_between, udp};
+
+    #[test]
+    fn what_the_guard_and_the_tripwire_may_do_is_said() {
+        let guard = GuardStatus {
+            cookies: [443].into(),
+            state: [Ports::One(443)].into(),
+            closed: [Ports::Ephemeral].into(),
+            ..GuardStatus::default()
+        };
+        let classes = ["udp_small", "tcp_ack"].map(str::to_owned).into();
+        let thinned = [("udp_small".to_owned(), 200.0)].into();
+        let tripwire = TripwireStatus { policed: 2, classes, thinned, ..TripwireStatus::default() };
+        let segment = |dport: u16, flags: u8| {
+            tcp_between(member(1), HOST, &Segment { ports: (40_000, dport), flags, seq: 1, ack: 1, payload: &[] })
+        };
+        let cases: [(Vec<u8>, TrafficClass, &[&str]); 6] = [
+            (segment(443, tcp::SYN), TrafficClass::TcpSyn, &["out_of_state", "by a cookie"]),
+            (segment(443, tcp::RST), TrafficClass::TcpRst, &["tcp 443"]),
+            (segment(22, tcp::RST), TrafficClass::TcpRst, &[]),
+            (segment(22, tcp::ACK), TrafficClass::TcpAck, &["too much of tcp_ack"]),
+            (udp(member(1), (53, 40_000), &[1; 9]), TrafficClass::UdpSmall, &["closed_port", "200 packets a second"]),
+            (udp(member(1), (9, 9), &[1; 9]), TrafficClass::UdpLarge, &[]),
+        ];
+        for (frame, class, expected) in cases {
+            let packet = Packet::decode(0, &frame, frame.len(), Some(class), false);
+            let said = watchers(&packet, class, &guard, &tripwire);
+            assert_eq!(said.len(), expected.len(), "{said:?}");
+            assert!(said.iter().zip(expected).all(|(said, part)| said.contains(part)), "{said:?}");
+        }
+    }
 }
