@@ -302,6 +302,7 @@ impl Held {
             bytes: now.bytes.saturating_sub(before.bytes),
             dropped: now.dropped.saturating_sub(before.dropped),
             dropped_bytes: now.dropped_bytes.saturating_sub(before.dropped_bytes),
+            refused: false,
         }
     }
 }

@@ -117,6 +117,8 @@ pub(super) struct Live {
     pub pps: f64,
     /// Why it is not in force.
     pub failed: Option<String>,
+    /// Whether that is for what it is, and not for what became of the whole set.
+    pub refused: bool,
     /// Where its counters are.
     pub slot: Option<u8>,
     /// Packets of this second.
@@ -216,6 +218,13 @@ impl Mitigator {
         for count in read {
             self.count(count);
         }
+        // The decisions have to look for something else.
+        for live in self.live.values() {
+            if let (Owner::Decision(id), true) = (live.owner, live.refused) {
+                self.counts.retain(|count| count.id != id);
+                self.counts.push(RuleCount { id, refused: true, ..RuleCount::default() });
+            }
+        }
         self.second_ns += elapsed_ns;
         if self.second_ns >= EVERY_NS {
             let seconds = self.second_ns as f64 / 1e9;
@@ -304,11 +313,12 @@ impl Mitigator {
             let text = wanted.rule.matches.to_string();
             let concerned = |failure: &&Failure| failure.rule.as_ref().is_none_or(|rule| *rule == text);
             let failed = self.failures.iter().find(concerned).map(|failure| failure.what.clone());
+            let refused = self.failures.iter().any(|failure| failure.rule.as_ref() == Some(&text));
             let id = wanted.id;
             let known = before.remove(&id).map(|live| (live.total, live.pps, live.second));
             let (total, pps, second) = known.unwrap_or((RuleCount { id, ..RuleCount::default() }, 0.0, 0));
             let slot = self.plane.slot(id);
-            self.live.insert(id, Live { owner, wanted, ends_ns, total, pps, failed, slot, second });
+            self.live.insert(id, Live { owner, wanted, ends_ns, total, pps, failed, refused, slot, second });
         }
     }
 
@@ -531,7 +541,8 @@ mod tests {
         let one = [decided(3, "udp sport 123 then count")];
         mitigator.set_operators(vec![operator(3, "tcp dport 9 then drop", now + 60 * SECOND)], now, (&one, 1)).unwrap();
         for _ in 0..10 {
-            let count = |id| RuleCount { id, packets: 50, bytes: 3000, dropped: 40, dropped_bytes: 2400 };
+            let count =
+                |id| RuleCount { id, packets: 50, bytes: 3000, dropped: 40, dropped_bytes: 2400, refused: false };
             fake.0.lock().unwrap().counts = vec![count(3), count(DECIDED + 3), count(99)];
             let seen: Vec<(u32, u64)> =
                 mitigator.counts(SECOND / 10).iter().map(|count| (count.id, count.packets)).collect();
@@ -558,6 +569,9 @@ mod tests {
         assert_eq!((times(&fake), mitigator.view().trouble), (2, Some(told)));
         let failed: Vec<bool> = mitigator.view().rules.iter().map(|live| live.failed.is_some()).collect();
         assert_eq!(failed, [true, false]);
+        let refused: Vec<u32> =
+            mitigator.counts(SECOND).iter().filter(|count| count.refused).map(|count| count.id).collect();
+        assert_eq!(refused, [1], "the decisions learn of it");
         assert_eq!((mitigator.view().drift.wanted, mitigator.view().drift.present), (2, 1));
         fake.0.lock().unwrap().refuses.clear();
         assert_eq!(mitigator.follow(now + 2 * SECOND, (&two, 1)), None);

@@ -527,7 +527,7 @@ impl Held {
             (packets, bytes.saturating_sub(bytes_before) + ETHERNET * packets)
         };
         let ((packets, bytes), (dropped, dropped_bytes)) = (since(0), since(1));
-        RuleCount { id: self.wanted.id, packets, bytes, dropped, dropped_bytes }
+        RuleCount { id: self.wanted.id, packets, bytes, dropped, dropped_bytes, refused: false }
     }
 }
 

@@ -330,7 +330,10 @@ impl Keeper {
         let (mut lines, mut holders) = (Vec::new(), 0);
         for life in &mut self.lives {
             let idle = now_ns.saturating_sub(life.busy_ns);
-            let what = if life.costs_too_much(live) {
+            let what = if life.refused {
+                life.withdraw();
+                "taken back: the kernel does not take it, `ftagent status` says why".to_owned()
+            } else if life.costs_too_much(live) {
                 life.withdraw();
                 format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
             } else if idle >= life.patience_ns() {
@@ -362,6 +365,8 @@ impl Keeper {
             self.memory.forget(&life.choice.matches);
             self.spare(&life.touched);
         }
+        // Of what the kernel does not take there is nothing narrower.
+        done.retain(|life| !life.refused);
         (tell(incident, now, lines), done)
     }
 

@@ -70,6 +70,8 @@ pub struct Life {
     pub choice: Choice,
     /// It is against one who holds connections: its packets come seldom.
     pub holder: bool,
+    /// The kernel does not take it.
+    pub refused: bool,
     /// Shadow or enforcing.
     pub phase: Phase,
     /// Since when it is wanted, nanoseconds.
@@ -101,6 +103,7 @@ impl Life {
             classes: BTreeMap::new(),
             choice,
             holder: false,
+            refused: false,
             phase: Phase::Shadow,
             since_ns: now_ns,
             enforced: None,
@@ -168,6 +171,7 @@ impl Life {
         let packets = count.map_or(sampled as u64, |count| count.packets);
         measured.packets += packets;
         if let Some(count) = count {
+            self.refused = count.refused;
             measured.dropped += count.dropped;
             measured.dropped_bytes += count.dropped_bytes;
         }

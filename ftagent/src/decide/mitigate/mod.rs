@@ -72,6 +72,9 @@ pub struct RuleCount {
     pub dropped: u64,
     /// Bytes of those.
     pub dropped_bytes: u64,
+    /// It is not in force: the kernel does not take it, or has no place for it.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// Where a rule is in its life.

@@ -101,6 +101,25 @@ fn a_rule_is_in_force_two_ticks_after_the_incident_opens_and_says_what_it_does()
 }
 
 #[test]
+fn what_the_kernel_does_not_take_is_replaced() {
+    let mut world = World::calm_shared(web);
+    let mut other = world.clone();
+    world.attack(shape(Vector::NtpAmplification), 6);
+    let first = world.decider.wanted().0[0].rule.matches.clone();
+    other.refuses = Some(first.clone());
+    other.attack(shape(Vector::NtpAmplification), 40);
+    let incident = other.incidents()[0];
+    let told = |part: &str| incident.timeline.iter().any(|entry| entry.what.contains(part));
+    assert!(told("rule 1 taken back: the kernel does not take it"), "{:#?}", incident.timeline);
+    let wanted: Vec<&FlowMatch> = other.decider.wanted().0.iter().map(|wanted| &wanted.rule.matches).collect();
+    assert!(!wanted.contains(&&first) && !wanted.is_empty(), "{wanted:?}");
+    let before = other.lost[1];
+    other.attack(shape(Vector::NtpAmplification), 10);
+    let (dropped, sent) = (other.lost[1].0 - before.0, other.lost[1].1 - before.1);
+    assert!(dropped as f64 >= 0.95 * sent as f64, "{dropped} of {sent}");
+}
+
+#[test]
 fn what_looks_like_customers_gets_no_rule_that_costs_them() {
     let cases: [(&str, Make, Background); 3] = [
         ("datagrams", floods::random_udp, game),

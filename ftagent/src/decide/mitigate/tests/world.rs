@@ -29,6 +29,8 @@ pub struct World {
     pub events: Vec<Event>,
     /// What the kernel has: of the tick before.
     pub present: Vec<Wanted>,
+    /// What the kernel does not take.
+    pub refuses: Option<FlowMatch>,
     /// Rules of an operator: they drop.
     pub given: Vec<FlowMatch>,
     /// It loses packets.
@@ -51,6 +53,7 @@ impl World {
             clock_ms: 0,
             events: Vec::new(),
             present: Vec::new(),
+            refuses: None,
             given: Vec::new(),
             is_strained: false,
             is_daemon: false,
@@ -121,6 +124,10 @@ impl World {
         }
         let mono_ns = self.ticks * TICK_NS;
         let host = HostSignals { interval_ns: TICK_NS, packets_lost: 1000, ..HostSignals::default() };
+        let (refused, wanted) =
+            (|rule: &&Wanted| Some(&rule.rule.matches) == self.refuses.as_ref(), self.decider.wanted().0);
+        let count = |rule: &Wanted| RuleCount { id: rule.id, refused: true, ..RuleCount::default() };
+        done.extend(wanted.iter().filter(refused).map(count));
         let events = self.decider.on_tick(&Tick {
             now: Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 + self.clock_ms },
             elapsed_ns: TICK_NS,
@@ -131,6 +138,7 @@ impl World {
             rules: &done,
         });
         self.present = self.decider.wanted().0.to_vec();
+        self.present.retain(|rule| Some(&rule.rule.matches) != self.refuses.as_ref());
         self.events.extend(events.iter().cloned());
         events
     }
