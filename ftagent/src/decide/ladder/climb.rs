@@ -154,7 +154,7 @@ impl Ladder {
             state.go(Stage::Barred { bar: Bar::Refused, until_ns }, now, said.clone());
         } else {
             state.steps.retain(|step| step.what != *what);
-            state.spared.push(what.clone());
+            state.refused.push(what.clone());
         }
         moves.push(moved(climb, &name, Turn::Failed, said));
     }

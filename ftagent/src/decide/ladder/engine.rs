@@ -137,6 +137,9 @@ pub(super) struct State {
     pub health: Health,
     /// What people took back one by one.
     pub spared: Vec<What>,
+    /// What the plane does not take. Another filter of the same packets it may.
+    #[serde(default)]
+    pub refused: Vec<What>,
     pub announcements: u32,
     pub failed_probes: u32,
     pub hold_ns: u64,
@@ -164,9 +167,9 @@ impl State {
         matches!(self.stage, Stage::Trickle { .. } | Stage::Away { .. })
     }
 
-    /// Returns whether people took back what a step would do, or a part of it.
+    /// Returns whether people took back what a step would do, or a part of it, or the plane does not take it.
     pub fn is_spared(&self, what: &What) -> bool {
-        self.spared.iter().any(|spared| what.covers(spared))
+        self.refused.contains(what) || self.spared.iter().any(|spared| what.covers(spared))
     }
 
     /// Takes steps out, with what is known of them.

@@ -53,6 +53,7 @@ impl Ladder {
         };
         state.approved = true;
         state.spared.clear();
+        state.refused.clear();
         self.renew(state, None, None);
         let texts: Vec<String> = state.steps.iter().map(|step| step.what.to_string()).collect();
         announce(state, now, "approved by an operator");

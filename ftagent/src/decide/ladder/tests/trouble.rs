@@ -1,6 +1,6 @@
 //! What goes wrong: planes that lie, refuse or are away, loads that flap, clocks that step, and restarts.
 
-use super::*;
+use super::{super::engine::State, *};
 
 const ALL: [(&str, Kind); 2] = [FLOWSPEC, RTBH];
 
@@ -213,4 +213,16 @@ fn what_was_there_is_not_given_up_unseen_when_its_daemon_hangs() {
             assert!(!run.ladder.is_awake(), "{}", run.told());
         }
     }
+}
+
+#[test]
+fn what_a_plane_does_not_take_keeps_nothing_else_away() {
+    let filter = |text: &str| What::Filter { matches: Box::new(text.parse().unwrap()), action: Action::Drop };
+    let narrow = filter("udp sport 123 len 400-500 dst 192.0.2.1/32");
+    let (wide, other) = (filter("udp sport 123 dst 192.0.2.1/32"), filter("udp sport 53 dst 192.0.2.1/32"));
+    let refused = State { refused: vec![narrow.clone()], ..State::default() };
+    assert!(refused.is_spared(&narrow) && !refused.is_spared(&wide) && !refused.is_spared(&other));
+    // What people took back is not to come back as part of something else.
+    let spared = State { spared: vec![narrow.clone()], ..State::default() };
+    assert!(spared.is_spared(&narrow) && spared.is_spared(&wide) && !spared.is_spared(&other));
 }
