@@ -8,7 +8,7 @@ mod passed;
 
 use std::{collections::VecDeque, net::IpAddr};
 
-use ftagent_common::{TrafficClass, rules::Key};
+use ftagent_common::{TrafficClass, guard::socket, rules::Key};
 use serde::{Deserialize, Serialize};
 
 pub use self::passed::Passed;
@@ -44,6 +44,8 @@ const OF_BLOCK: u8 = 48;
 const KINDS_OF_BLOCK: u8 = 96;
 /// Places of the memory of what was taken in lately.
 const LATELY: usize = 16_384;
+/// Clients have ports from here on; what answers from those below is a reflector, and would be in step with it.
+const CLIENTS: u16 = 1024;
 /// What an entry that nobody vouches for weighs in shares.
 const TENTH: f64 = 0.1;
 
@@ -125,6 +127,8 @@ struct Waiting {
     at_ns: u64,
     seen: Glimpse,
     mark: Mark,
+    /// See [`is_served`].
+    served: bool,
 }
 
 /// A bounded sample of a stream (Vitter's algorithm R, 1985), drawn by a keyed hash.
@@ -234,7 +238,8 @@ impl Reservoir {
             }
             let Some(glimpse) = Glimpse::of(&seen.packet) else { continue };
             if self.is_new(&glimpse, seen.mark.tag, now_ns) {
-                self.waiting.push_back(Waiting { at_ns: now_ns, seen: glimpse, mark: seen.mark });
+                let served = is_served(&seen.packet);
+                self.waiting.push_back(Waiting { at_ns: now_ns, seen: glimpse, mark: seen.mark, served });
             }
         }
     }
@@ -298,7 +303,7 @@ impl Reservoir {
         }
         let Some(flow) = flows.get(&waiting.mark) else { return false };
         if waiting.seen.key.proto != 6 {
-            return vouches(flow);
+            return vouches(flow, waiting.served);
         }
         if !flow.is_established() {
             return false;
@@ -360,12 +365,18 @@ pub fn hit((verified, others): (usize, usize), (all_verified, all_others): (usiz
 }
 
 /// Returns whether a flow without handshake vouches for its source: this host began it, or both
-/// ends speak again and again. What a server answers blindly is no proof.
-pub fn vouches(flow: &Flow) -> bool {
+/// ends speak again and again. What a server answers blindly is no proof. Where this host's own packets are
+/// not seen, who goes on with a server's open socket is its customer, a player or the other end of a tunnel.
+pub fn vouches(flow: &Flow, served: bool) -> bool {
     let [first, second] = &flow.halves;
     let age = flow.last_ns.saturating_sub(flow.first_ns);
     let both = first.packets.min(second.packets);
-    both >= 1 && flow.has(note::OURS) || both >= 3 && age >= 1_000_000_000
+    both >= 1 && flow.has(note::OURS) || both >= 3 && age >= 1_000_000_000 || served && flow.is_sustained()
+}
+
+/// Returns whether a packet comes from a client's port and is for the open socket of a UDP server.
+pub fn is_served(packet: &Packet) -> bool {
+    packet.is_udp() && packet.socket == socket::UNCONNECTED && packet.sport >= CLIENTS
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const IDLE_NS: u64 = 180_000_000_000;
 /// Who sends so many packets …
 const SUSTAINED: u32 = 4;
 /// … and for so long is answered, nanoseconds: an unanswered question is asked three or four times within seconds.
-const SUSTAINED_NS: u64 = 10_000_000_000;
+const SUSTAINED_NS: u64 = 5_000_000_000;
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

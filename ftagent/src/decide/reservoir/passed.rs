@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Glimpse, WAITS_NS, vouches};
+use super::{Glimpse, WAITS_NS, is_served, vouches};
 use crate::decide::{
     analyst::Seen,
     flows::{Flow, Flows},
@@ -83,7 +83,8 @@ impl Passed {
             if self.entries.len() == MOST {
                 self.entries.pop_front();
             }
-            let talks = |flow: &Flow| if seen.packet.is_tcp() { flow.is_established() } else { vouches(flow) };
+            let served = is_served(&seen.packet);
+            let talks = |flow: &Flow| if seen.packet.is_tcp() { flow.is_established() } else { vouches(flow, served) };
             let proven = seen.mark.known || flows.get(&seen.mark).is_some_and(talks);
             self.entries.push_back(Entry { at_ns: now_ns, seen: glimpse, packets: step, seconds: part, proven });
         }
