@@ -333,9 +333,15 @@ fn tool_of(incident: &Incident) -> Option<String> {
 /// of them ends by itself.
 fn end_rules(incident: &mut Incident) {
     for rule in incident.rules.iter_mut().filter(|rule| matches!(rule.state, Phase::Shadow | Phase::Enforcing)) {
+        if rule.state == Phase::Enforcing {
+            rule.reason = format!("{}; {RESTARTED}", rule.reason);
+        }
         rule.state = Phase::Ended;
     }
 }
+
+/// What is said of a rule that was in force when the daemon ended.
+pub const RESTARTED: &str = "in force when the daemon was started anew";
 
 impl Open {
     fn support(&mut self, finding: &Finding) {

@@ -2,6 +2,7 @@
 //! back, ends them.
 
 mod hold;
+mod judge;
 mod narrow;
 
 use std::collections::BTreeMap;
@@ -214,6 +215,7 @@ impl Keeper {
         let opening = self.incident.as_deref() != Some(&incident.id);
         if opening {
             self.incident = Some(incident.id.clone());
+            self.adopt(incident, scene);
         }
         let exit = scene.exit_of(&target);
         let jury = Jury { began_ns: target.began_ns, by_sockets };
@@ -320,54 +322,6 @@ impl Keeper {
             }
         }
         left
-    }
-
-    /// Moves rules on: to force, or to their end. Returns those that cost too much, too.
-    fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> (Vec<Event>, Vec<Life>) {
-        let (now, now_ns) = (scene.now, scene.now.mono_ns);
-        let acts = acts(incident, scene);
-        let live = self.live.count();
-        let (mut lines, mut holders) = (Vec::new(), 0);
-        for life in &mut self.lives {
-            let idle = now_ns.saturating_sub(life.busy_ns);
-            let what = if life.refused {
-                life.withdraw();
-                "taken back: the kernel does not take it, `ftagent status` says why".to_owned()
-            } else if life.costs_too_much(live) {
-                life.withdraw();
-                format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
-            } else if idle >= life.patience_ns() {
-                keep(&mut self.memory, incident, life, now);
-                life.phase = Phase::Ended;
-                "ended: it matches nothing any more".to_owned()
-            } else if life.phase == Phase::Shadow && acts && life.measured.packets > 0 && life.since_ns < now_ns {
-                life.enforce(scene.now);
-                format!("enforced: {}: {}", life.choice.matches, life.reason())
-            } else if life.phase == Phase::Enforcing && !acts {
-                life.phase = Phase::Shadow;
-                "only counts from now on".to_owned()
-            } else {
-                continue;
-            };
-            self.changed = true;
-            let ended = life.holder && life.phase == Phase::Ended;
-            holders += usize::from(ended);
-            lines.extend((!ended).then(|| format!("rule {} {what}", life.id)));
-        }
-        if holders > 0 {
-            lines.push(format!("{holders} rules by source ended: they match nothing any more"));
-        }
-        let mut done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
-        done.iter().for_each(|life| show(incident, life));
-        done.retain(|life| life.phase == Phase::Withdrawn);
-        for life in &done {
-            self.refuse(life.choice.matches.clone());
-            self.memory.forget(&life.choice.matches);
-            self.spare(&life.touched);
-        }
-        // Of what the kernel does not take there is nothing narrower.
-        done.retain(|life| !life.refused);
-        (tell(incident, now, lines), done)
     }
 
     /// Returns how many rules more an incident may have against what its packets have in common.

@@ -10,6 +10,7 @@ use crate::{
     decide::{
         Event, Incident, Severity, Vector,
         classify::{Holder, Holders, holders},
+        machine::RESTARTED,
         mitigate::Predicted,
         synthesis::{Choice, exempt},
     },
@@ -69,6 +70,33 @@ impl Keeper {
         tell(incident, scene.now, vec![line])
     }
 
+    /// Goes on with the rules against holders that an earlier life of the daemon made in this incident: requests
+    /// that it saw, this one never will.
+    pub(super) fn adopt(&mut self, incident: &mut Incident, scene: &Scene<'_>) {
+        let exempt = exempt::all(scene.exempt);
+        let mut old: Vec<(u32, FlowMatch)> = Vec::new();
+        for report in incident.rules.iter().filter(|report| report.reason.ends_with(RESTARTED)) {
+            let matches = report.matches.parse().ok().filter(is_of_holder);
+            old.extend(matches.map(|matches| (report.id, matches)));
+        }
+        old.retain(|(_, matches)| !exempt::is_touched(matches, Action::Drop, &exempt));
+        let acts = acts(incident, scene);
+        for (id, matches) in old.into_iter().take(HOLDERS) {
+            let report = incident.rules.iter_mut().find(|report| report.id == id);
+            let predicted = report.as_ref().map(|report| report.predicted).unwrap_or_default();
+            let choice = Choice { matches, action: Action::Drop, predicted, runners_up: Vec::new() };
+            let at = self.begin(choice, scene.now.mono_ns);
+            let Some(life) = self.lives.get_mut(at) else { continue };
+            life.holder = true;
+            if acts {
+                life.enforce(scene.now);
+            }
+            if let Some(report) = report {
+                report.reason = format!("{}; goes on as rule {}", report.reason, life.id);
+            }
+        }
+    }
+
     /// Says, once, why nobody is dropped by source.
     fn tell_why(&mut self, incident: &mut Incident, scene: &Scene<'_>, found: &Holders) -> Vec<Event> {
         let (gist, more) = match (found.proven.first(), found.unproven) {
@@ -125,6 +153,17 @@ impl Keeper {
         let clean = scene.reservoir.entries().filter(|clean| clean.verified && u64::from(clean.at_s) < before_s);
         clean.chain(&self.spared).map(|clean| clean.seen.src).collect()
     }
+}
+
+/// Returns whether a rule is one that [`against`] makes.
+fn is_of_holder(matches: &FlowMatch) -> bool {
+    let only = FlowMatch {
+        src: matches.src.filter(|src| src.prefix_len() == src.max_prefix_len()),
+        proto: Ranges::one(TCP),
+        dport: matches.dport.clone(),
+        ..FlowMatch::default()
+    };
+    only.src.is_some() && !only.dport.is_any() && *matches == only
 }
 
 /// Returns what matches what a source sends to the port that it holds connections to.

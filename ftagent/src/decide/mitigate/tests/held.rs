@@ -4,6 +4,7 @@ use ftagent_common::guard::socket;
 
 use super::*;
 use crate::decide::{
+    Now,
     classify::tests::shapes::slow_client,
     frames::{connection, member},
     mitigate::keeper,
@@ -133,4 +134,31 @@ fn rules_by_source_only_count_where_nothing_is_dropped() {
     assert_eq!(sources(&world), [""; 0]);
     let shown = world.incidents().last().unwrap().rules.iter().filter(|rule| rule.state == Phase::Shadow).count();
     assert_eq!(shown, 40, "{:#?}", told(&world));
+}
+
+#[test]
+fn a_restart_goes_on_with_rules_by_source_and_a_change_of_mode_is_a_line() {
+    let mut world = World::calm(web);
+    let clients = slow(120, 40, 1);
+    attacked_for(&mut world, &clients, 160);
+    let named = sources(&world);
+    assert_eq!(named.len(), 40);
+    let known: Vec<_> = world.incidents().into_iter().cloned().collect();
+    // The next life knows what is normal and what was going on; requests it has seen none.
+    let mut next = World::calm_shared(web);
+    next.ticks = world.ticks;
+    let mono_ns = next.ticks * 100_000_000;
+    next.decider.remember(known, Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 });
+    let more: Vec<Vec<Frames>> = slow(160, 160, 1).split_off(40);
+    attacked_for(&mut next, &more, 60);
+    let kept = sources(&next);
+    assert!(named.iter().all(|rule| kept.contains(rule)), "{kept:?}: {:#?}", told(&next));
+    let before = told(&next).len();
+    for mode in [Mode::Observe, Mode::Enforce] {
+        next.decider.set_mode(mode);
+        next.tick(Frames::new());
+    }
+    let lines = told(&next).split_off(before);
+    assert!(lines.iter().any(|line| line == "40 rules by source only count from now on"), "{lines:#?}");
+    assert!(lines.len() < 6, "{lines:#?}");
 }

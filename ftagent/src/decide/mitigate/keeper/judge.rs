@@ -1,0 +1,60 @@
+//! What becomes of rules from tick to tick.
+
+use std::collections::BTreeMap;
+
+use super::{Keeper, Scene, acts, is_wanted, keep, show, tell};
+use crate::decide::{
+    Event, Incident,
+    mitigate::{Phase, life::Life},
+};
+
+impl Keeper {
+    /// Moves rules on: to force, or to their end. Returns those that cost too much, too.
+    pub(super) fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> (Vec<Event>, Vec<Life>) {
+        let (now, now_ns) = (scene.now, scene.now.mono_ns);
+        let acts = acts(incident, scene);
+        let live = self.live.count();
+        let (mut lines, mut holders) = (Vec::new(), BTreeMap::<&str, usize>::new());
+        for life in &mut self.lives {
+            let idle = now_ns.saturating_sub(life.busy_ns);
+            let what = if life.refused {
+                life.withdraw();
+                "taken back: the kernel does not take it, `ftagent status` says why".to_owned()
+            } else if life.costs_too_much(live) {
+                life.withdraw();
+                format!("withdrawn: it matches {} conversations from before the attack", life.benign.count())
+            } else if idle >= life.patience_ns() {
+                keep(&mut self.memory, incident, life, now);
+                life.phase = Phase::Ended;
+                "ended: it matches nothing any more".to_owned()
+            } else if life.phase == Phase::Shadow && acts && life.measured.packets > 0 && life.since_ns < now_ns {
+                life.enforce(scene.now);
+                format!("enforced: {}: {}", life.choice.matches, life.reason())
+            } else if life.phase == Phase::Enforcing && !acts {
+                life.phase = Phase::Shadow;
+                "only counts from now on".to_owned()
+            } else {
+                continue;
+            };
+            self.changed = true;
+            match (life.holder, life.phase) {
+                (true, Phase::Ended) => *holders.entry("ended: they match nothing any more").or_default() += 1,
+                (true, Phase::Enforcing) => *holders.entry("are in force").or_default() += 1,
+                (true, Phase::Shadow) => *holders.entry("only count from now on").or_default() += 1,
+                (false, _) | (true, Phase::Withdrawn) => lines.push(format!("rule {} {what}", life.id)),
+            }
+        }
+        lines.extend(holders.into_iter().map(|(what, rules)| format!("{rules} rules by source {what}")));
+        let mut done: Vec<Life> = self.lives.extract_if(.., |life| !is_wanted(life.phase)).collect();
+        done.iter().for_each(|life| show(incident, life));
+        done.retain(|life| life.phase == Phase::Withdrawn);
+        for life in &done {
+            self.refuse(life.choice.matches.clone());
+            self.memory.forget(&life.choice.matches);
+            self.spare(&life.touched);
+        }
+        // Of what the kernel does not take there is nothing narrower.
+        done.retain(|life| !life.refused);
+        (tell(incident, now, lines), done)
+    }
+}
