@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json, to_value};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Agent, brain::Brain, report};
 use crate::{
@@ -27,6 +27,19 @@ impl Agent {
         }
         self.post = Some(post.clone());
         Ok(post)
+    }
+
+    /// Says that the disk hangs, which whoever waits for it cannot.
+    pub(super) fn watch_disk(&self) {
+        let Some(waited) = self.brain.hangs().filter(|_| self.brain.unwritable().is_none()) else { return };
+        let why = format!(
+            "the disk of {} has not answered for {} s: attacks are removed all the same, but nothing is written, and \
+             messages wait that are written down before they are sent; look at that disk (`dmesg`)",
+            self.config.paths.state.display(),
+            waited.as_secs()
+        );
+        error!("{why}");
+        self.brain.set_unwritable(Some(why));
     }
 
     /// Tells of what is wrong with the agent itself, everything each time.

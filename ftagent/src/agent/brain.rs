@@ -67,6 +67,8 @@ struct Inner {
     trouble: Mutex<Option<String>>,
     /// Why nothing at all can be written, if so.
     unwritable: Mutex<Option<String>>,
+    /// Since when whoever records waits for the disk, monotonic nanoseconds; 0: it does not.
+    writing_ns: AtomicU64,
     /// What happened and found no room on its way to whoever records.
     untold: AtomicU64,
 }
@@ -178,6 +180,7 @@ impl Brain {
             happened,
             trouble: Mutex::default(),
             unwritable: Mutex::default(),
+            writing_ns: AtomicU64::new(0),
             untold: AtomicU64::new(0),
         };
         (Self(Arc::new(inner)), events)

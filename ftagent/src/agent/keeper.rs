@@ -170,6 +170,7 @@ impl Keeper {
                 post.look(self.brain.incidents_shared(), guard_text(&self.brain));
                 look_due = now + LOOK;
             }
+            self.brain.set_writing(true);
             if now >= probe_due {
                 let was_unwritable = self.brain.unwritable().is_some();
                 let is_unwritable = self.probe();
@@ -189,6 +190,10 @@ impl Keeper {
             if end.is_some() || now >= rules_due {
                 rules_trouble = self.write_rules().err().map(|error| trouble("the rules in force", &error));
                 rules_due = now + if rules_trouble.is_some() { CHECKPOINT } else { RULES };
+            }
+            if self.brain.set_writing(false) {
+                // Whether it can be written by now is found out at once.
+                probe_due = Instant::now();
             }
             let troubles = [&checkpoint_trouble, &incidents_trouble, &rules_trouble];
             self.report(troubles.into_iter().flatten().next());

@@ -368,6 +368,7 @@ impl Agent {
         }
         self.audit_interfaces();
         self.tell_nftables();
+        self.watch_disk();
         self.tell_health();
         self.end_rules();
         self.end_captures();

@@ -300,6 +300,54 @@ impl Ext4 {
     }
 }
 
+/// A file system of which every write waits, until this goes.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(at: &'a Path) -> Result<Self, String> {
+        let made = Command::new("fsfreeze").arg("--freeze").arg(at).output().map_err(|error| error.to_string())?;
+        if made.status.success() { Ok(Self(at)) } else { Err(String::from_utf8_lossy(&made.stderr).into_owned()) }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // Whoever waits for it would wait for ever.
+        let _is_seen_by_what_follows = Command::new("fsfreeze").arg("--unfreeze").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_in_an_attack_is_told_and_what_waited_is_written() {
+    require_root!();
+    scene(|mut scene| {
+        let disk = match Ext4::mount(&scene) {
+            Ok(disk) => disk,
+            Err(why) => return skip("a disk that hangs", &why),
+        };
+        let flooding = scene.flooded();
+        let daemon = &scene.daemon;
+        let id = recorded(daemon);
+        let frozen = match Frozen::new(&disk.at) {
+            Ok(frozen) => frozen,
+            Err(why) => {
+                flooding.end();
+                return skip("a disk that hangs", &why);
+            }
+        };
+        wait_for("it to be told", A_MINUTE, || warning(daemon, "has not answered for")).unwrap();
+        removes(daemon);
+        drop(frozen);
+        let is_over = || warning(daemon, "has not answered for").is_none().then_some(());
+        wait_for("it to be over", A_MINUTE, is_over).unwrap();
+        flooding.end();
+        over(daemon);
+        let found = complete(daemon, &id);
+        assert_eq!(packets(daemon, &id), found.written);
+        scene.end(&[&disk.at]);
+    });
+}
+
 #[test]
 fn a_disk_that_fails_in_an_attack_is_read_only_and_its_repair_finds_everything_sound() {
     require_root!();
