@@ -25,6 +25,8 @@ use super::{
 const LOOKUPS: f64 = 1000.0;
 /// Share of them that found a socket.
 const FOUND: f64 = 0.999;
+/// What is asked answers from a port below this one (RFC 6335, 6: system ports).
+const SERVICES: u16 = 1024;
 /// What sums of fractions may be off by.
 const ROUNDING: f64 = 1e-6;
 /// Ports of which it is known.
@@ -258,6 +260,8 @@ pub struct Lookup {
     pub transport: Transport,
     /// Whether it is IPv6.
     pub v6: bool,
+    /// Its source port.
+    pub from: u16,
     /// Its destination port.
     pub port: u16,
     /// It opens a connection.
@@ -278,7 +282,9 @@ impl Lookup {
             // A listener has nobody's connection: a proxy listens there, and what is translated goes past it.
             (Answer::Listener, _) => self.conversing && !self.closed && !self.is_syn,
             // An answer to a container's question is a single packet, and to this host's own it has a socket.
-            (Answer::Nothing, Transport::Udp) => self.conversing || Ports::of(self.port) == Ports::Ephemeral,
+            (Answer::Nothing, Transport::Udp) => {
+                self.conversing || self.from < SERVICES && Ports::of(self.port) == Ports::Ephemeral
+            }
             (Answer::Nothing, Transport::Tcp) => self.conversing && !self.is_syn,
             (Answer::Socket, _) => false,
         }
@@ -403,6 +409,7 @@ impl Sentry {
         self.validation.note(&Lookup {
             transport,
             v6: packet.dst().is_some_and(|dst| dst.is_ipv6()),
+            from: packet.sport,
             port: packet.dport,
             is_syn,
             conversing: flow.is_some_and(goes_on),

@@ -2,7 +2,7 @@ use super::*;
 
 /// A packet of a conversation, IPv4.
 fn of(transport: Transport, port: u16, answer: Answer) -> Lookup {
-    Lookup { transport, v6: false, port, is_syn: false, conversing: true, closed: false, answer }
+    Lookup { transport, v6: false, from: 53, port, is_syn: false, conversing: true, closed: false, answer }
 }
 
 /// A packet that belongs to nothing.
@@ -177,6 +177,12 @@ fn what_is_translated_to_containers_keeps_the_guard_off_for_udp() {
     let cases = [
         ("a container's questions", stray(Transport::Udp, 40_000, Answer::Nothing), Ports::Ephemeral, false),
         ("a service that moved", of(Transport::Udp, 27_015, Answer::Nothing), Ports::One(27_015), false),
+        (
+            "strays from anywhere",
+            Lookup { from: 50_000, ..stray(Transport::Udp, 40_000, Answer::Nothing) },
+            Ports::Ephemeral,
+            true,
+        ),
         ("strays to a service", stray(Transport::Udp, 27_015, Answer::Nothing), Ports::One(27_015), true),
     ];
     for (name, lookup, ports, armed) in cases {
