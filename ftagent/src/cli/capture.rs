@@ -25,6 +25,7 @@ use crate::{
     record::capsule::export::{Options, export as make_capsule},
     record::recorder::{
         frames::{Survey, survey},
+        lives,
         meta::{CAPTURE, Kind},
         store::{self, Entry, Hold, Opened},
     },
@@ -96,6 +97,9 @@ struct Export {
     /// Change addresses and cut payload in a capsule, so that nobody can be recognised.
     #[arg(long, requires = "capsule")]
     anonymise: bool,
+    /// Of an earlier life of the daemon, where it was started anew during the incident: from 1.
+    #[arg(long, requires = "capsule", value_name = "N")]
+    life: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -291,10 +295,11 @@ fn export(cli: &Cli, export: &Export) -> Result<ExitCode> {
 
 /// Makes a capsule.
 fn capsule(cli: &Cli, export: &Export, opened: &Opened) -> Result<ExitCode> {
-    let out = export.out.clone().unwrap_or_else(|| format!("{}.ftcapsule", opened.id).into());
-    let detail = if export.anonymise { "anonymised" } else { "with addresses" };
-    access::log(cli, Access::Capsule, &opened.id, detail)?;
-    let options = Options { anonymise: export.anonymise, created_unix_ms: clock::unix_ms() };
+    let of = export.life.map_or_else(String::new, |life| format!(".{}", lives::name(life)));
+    let out = export.out.clone().unwrap_or_else(|| format!("{}{of}.ftcapsule", opened.id).into());
+    let how = if export.anonymise { "anonymised" } else { "with addresses" };
+    access::log(cli, Access::Capsule, &opened.id, &format!("{how}{of}").replace('.', ", "))?;
+    let options = Options { anonymise: export.anonymise, life: export.life, created_unix_ms: clock::unix_ms() };
     let made = make_capsule(&root(cli)?.join(&opened.id), &out, &options);
     let manifest = made.map_err(|error| anyhow::anyhow!(crate::chain(&error)))?;
     let data = json!({ "id": opened.id, "out": out, "manifest": manifest });

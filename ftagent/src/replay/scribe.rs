@@ -102,7 +102,7 @@ impl Scribe {
             std::fs::write(desk.path().join(member::INCIDENT), text).map_err(|source| unwritten(&out, source))?;
         }
         // Virtual time has no date: the same replay makes the same capsule.
-        let options = export::Options { anonymise: false, created_unix_ms: 0 };
+        let options = export::Options::default();
         export(desk.path(), &out, &options).map_err(|error| unwritten(&out, io::Error::other(error)))?;
         Ok(())
     }

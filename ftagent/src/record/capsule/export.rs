@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     decide::{Incident, Now},
-    record::tape::Decided,
+    record::{recorder::lives, tape::Decided},
 };
 
 /// How a capsule is made.
@@ -25,6 +25,8 @@ use crate::{
 pub struct Options {
     /// Change addresses and cut payload, so that nobody can be recognised.
     pub anonymise: bool,
+    /// Of which earlier life of the daemon in this incident; `None`: of the last, which ended it.
+    pub life: Option<u32>,
     /// The present, milliseconds since 1970.
     pub created_unix_ms: i64,
 }
@@ -40,6 +42,16 @@ pub enum ExportError {
     NoJournal {
         /// Its directory.
         dir: String,
+    },
+    /// There was no such life of the daemon.
+    #[error("{dir}: there is no earlier life {life} of the daemon in it{there}")]
+    NoLife {
+        /// Its directory.
+        dir: String,
+        /// Which.
+        life: u32,
+        /// Which there are, in words.
+        there: String,
     },
     /// The journal cannot be used.
     #[error("{dir}: {what}")]
@@ -87,16 +99,19 @@ pub fn export(dir: &Path, out: &Path, options: &Options) -> Result<Manifest, Exp
     if fs::symlink_metadata(out).is_ok() {
         return Err(ExportError::Exists { path: place(out) });
     }
-    let ticks = dir.join(member::TICKS);
+    let lives = lives::list(dir);
+    let from = place_of(dir, &lives, options.life)?;
+    let ticks = from.join(member::TICKS);
     let file = File::open(&ticks).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ExportError::NoJournal { dir: place(dir) },
+        io::ErrorKind::NotFound => ExportError::NoJournal { dir: place(&from) },
         _ => failed(&ticks)(error),
     })?;
     let wrong = |what: String| ExportError::Journal { dir: place(dir), what };
-    let incident = incident(dir).map_err(failed(dir))?;
+    let incident = incident(&from).map_err(failed(&from))?;
     let mut manifest = Manifest::new(incident.map(|incident| incident.id), options.created_unix_ms);
+    manifest.notes.extend(about_lives(&lives, options.life));
     if options.anonymise {
-        return super::anonymise::export(dir, file, out, manifest).map_err(wrong);
+        return super::anonymise::export(&from, file, out, manifest).map_err(wrong);
     }
     let mut journey = Journey::new(BufReader::with_capacity(1 << 17, file)).map_err(wrong)?;
     let mut decisions = Vec::new();
@@ -117,7 +132,8 @@ pub fn export(dir: &Path, out: &Path, options: &Options) -> Result<Manifest, Exp
         member::INDICATORS,
     ];
     for name in files {
-        let path = dir.join(name);
+        // Packets of all lives are in one file.
+        let path = if name == member::CAPTURE { dir.join(name) } else { from.join(name) };
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_file() => sources.push((name, Source::File(path))),
             Ok(_) => return Err(wrong(format!("`{name}` is no plain file"))),
@@ -126,6 +142,41 @@ pub fn export(dir: &Path, out: &Path, options: &Options) -> Result<Manifest, Exp
         }
     }
     container::write(out, manifest, &sources).map_err(failed(out))
+}
+
+/// Returns where what is asked for lies.
+fn place_of(dir: &Path, lives: &[u32], life: Option<u32>) -> Result<PathBuf, ExportError> {
+    let Some(life) = life else { return Ok(dir.to_owned()) };
+    if lives.contains(&life) {
+        return Ok(dir.join(lives::name(life)));
+    }
+    let there = if lives.is_empty() {
+        ": the daemon was not started anew in this incident, leave out --life".to_owned()
+    } else {
+        format!(", there are {}", listed(lives))
+    };
+    Err(ExportError::NoLife { dir: dir.display().to_string(), life, there })
+}
+
+/// Says which part of an incident this is, where it has several.
+fn about_lives(lives: &[u32], life: Option<u32>) -> Option<String> {
+    let others: Vec<u32> = lives.iter().copied().filter(|other| Some(*other) != life).collect();
+    Some(match life {
+        None if others.is_empty() => return None,
+        None => format!(
+            "the daemon was started anew during the incident: the journal begins with its last start, what was before are \
+             capsules of their own (capture export --life {})",
+            listed(&others)
+        ),
+        Some(life) => format!(
+            "this is life {life} of the daemon in the incident, until it was started anew: what came later are capsules of \
+             their own; the packets are those of all lives"
+        ),
+    })
+}
+
+fn listed(lives: &[u32]) -> String {
+    lives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn incident(dir: &Path) -> io::Result<Option<Incident>> {

@@ -6,6 +6,7 @@
 //!   meta.json                     what is in it and what is not, see [`meta::Meta`]
 //!   capture.pcapng.zst            zstd frames, each of whole pcapng blocks
 //!   hold.json                     while it is on legal hold
+//!   life-1/                       what went along with it before a restart, see [`lives`]
 //! ```
 //!
 //! It takes what lies on the [tape](crate::record::tape); nothing waits for it. Whatever it cannot keep it
@@ -14,6 +15,7 @@
 pub mod frame;
 pub mod frames;
 mod late;
+pub mod lives;
 pub mod meta;
 pub mod pcapng;
 mod quota;

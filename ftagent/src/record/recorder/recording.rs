@@ -1,5 +1,6 @@
 //! One capture while it is written: what goes into the file, what does not, and what is known of both.
 
+mod clock;
 mod whole;
 
 use std::{
@@ -14,10 +15,12 @@ use ftagent_common::{
     sample::{CAPTURE_BYTES, SAMPLE_BYTES, SampleRecord},
 };
 
+use self::clock::Clock;
 use super::{
     Companion,
     frame::{Frame, Names, comment},
     frames::Frames,
+    lives,
     meta::{CAPTURE, ClassCounts, FORMAT, FileFacts, InterfaceCounts, Kind, Lost, Meta, Status},
     pcapng,
     quota::{Fill, Quota, place},
@@ -26,7 +29,7 @@ use super::{
 };
 use crate::{
     config::Payload,
-    decide::{Incident, Now, Packet},
+    decide::{Incident, Packet},
     record::tape::{Fact, IfaceSeen, TickRecord},
     rule::FlowMatch,
 };
@@ -47,8 +50,6 @@ const PLACES: usize = ftagent_common::TrafficClass::COUNT + 1;
 const LONGEST: usize = CAPTURE_BYTES[CAPTURE_BYTES.len() - 1];
 /// Verdicts that have a name.
 const VERDICTS: usize = 4;
-/// Offsets of the clocks that differ by less are the same, nanoseconds: UTC is known to the millisecond.
-const SAME_NS: i128 = 5_000_000;
 
 /// What to capture.
 pub struct Plan {
@@ -125,26 +126,6 @@ struct Iface {
     untold: i64,
     /// It was not there before this tick: from the next on it is known what it counted.
     fresh: bool,
-}
-
-/// From `CLOCK_MONOTONIC` to UTC.
-#[derive(Clone, Copy, Debug, Default)]
-struct Clock(Option<i128>);
-
-impl Clock {
-    /// Takes in that both clocks were read. UTC comes in whole milliseconds, cut off, so the largest of
-    /// offsets that are nearly the same is the best; one that differs is a clock that was set.
-    fn follow(&mut self, now: Now) {
-        let offset = i128::from(now.unix_ms) * 1_000_000 - i128::from(now.mono_ns);
-        self.0 = Some(match self.0 {
-            Some(known) if (known - offset).abs() < SAME_NS => known.max(offset),
-            _ => offset,
-        });
-    }
-
-    fn utc_ns(self, mono_ns: u64) -> u64 {
-        u64::try_from(i128::from(mono_ns) + self.0.unwrap_or(0)).unwrap_or(0)
-    }
 }
 
 impl Recording {
@@ -254,6 +235,10 @@ impl Recording {
         self.write()?;
         self.save(Status::Open)?;
         if let (Some(incident), false) = (&self.plan.incident, self.begun) {
+            if let Some(life) = lives::set_aside(&dir)? {
+                self.meta.notes.push(lives::words(&dir, &self.plan.id, life));
+                self.meta.files = self.earlier.as_ref().map_or_else(Vec::new, |meta| lives::renamed(&meta.files, life));
+            }
             self.companions = companions();
             self.companions.iter_mut().for_each(|companion| companion.begin(&dir, incident, pre_roll));
         }
@@ -487,7 +472,7 @@ impl Recording {
             }
         }
         let opened = Opened::new(&self.root, &self.plan.id)?;
-        self.meta.files = store::facts(&dir, &opened, &[CAPTURE]);
+        self.meta.files = store::facts(&dir, &opened, &[CAPTURE], &self.meta.files);
         self.meta.ended_ms = Some(crate::sense::clock::unix_ms());
         self.save(status)
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     frames::{digest, survey},
+    lives,
     meta::{CAPTURE, FORMAT, FileFacts, HOLD, META, Meta, Status},
     pcapng,
 };
@@ -89,6 +90,15 @@ impl Opened {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a file")));
         }
         Ok(file)
+    }
+
+    /// Opens a directory in it.
+    ///
+    /// # Errors
+    /// What the file system says; a link is not followed.
+    fn within(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(Self { id: self.id.clone(), fd: openat(&self.fd, name, flags, Mode::empty())? })
     }
 
     /// Reads what is known of the capture.
@@ -184,7 +194,9 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
 fn entry(root: &Path, id: &str) -> io::Result<Entry> {
     let opened = Opened::new(root, id)?;
     let (mut bytes, mut changed_ms) = (0, 0);
-    for file in fs::read_dir(root.join(id))?.flatten() {
+    let dir = root.join(id);
+    let lives = lives::list(&dir).into_iter().filter_map(|life| fs::read_dir(dir.join(lives::name(life))).ok());
+    for file in fs::read_dir(&dir)?.chain(lives.flatten()).flatten() {
         // Of the entry itself, whatever it points at.
         let Ok(facts) = file.metadata() else { continue };
         bytes += facts.blocks() * 512;
@@ -237,7 +249,7 @@ fn finish(root: &Path, entry: Entry) -> io::Result<Option<String>> {
         return Ok(None);
     }
     let mut meta = settle(root, &opened, meta, changed_ms)?;
-    meta.files = facts(&root.join(&id), &opened, &[]);
+    meta.files = facts(&root.join(&id), &opened, &[], &[]);
     meta.save(&root.join(&id))?;
     Ok(Some(id))
 }
@@ -263,7 +275,7 @@ pub fn finish_given_up(root: &Path, known: &Meta, was_made: bool) -> io::Result<
         "its end could not be written, and was given up: {lost} packets are lost with it, and still in what was counted \
          by class, verdict, reason and interface"
     ));
-    meta.files = facts(&root.join(&known.id), &opened, &[]);
+    meta.files = facts(&root.join(&known.id), &opened, &[], &[]);
     meta.save(&root.join(&known.id))
 }
 
@@ -330,18 +342,33 @@ fn trim(root: &Path, opened: &Opened) -> io::Result<Option<(u64, bool)>> {
     Ok(Some((packets, found.torn)))
 }
 
-/// Returns what is known of the files of a capture but its description and those of `but`.
-pub fn facts(dir: &Path, opened: &Opened, but: &[&str]) -> Vec<FileFacts> {
+/// Returns what is known of the files of a capture but its description and those of `but`, earlier lives' included;
+/// of these, `known` need not be read again.
+pub fn facts(dir: &Path, opened: &Opened, but: &[&str], known: &[FileFacts]) -> Vec<FileFacts> {
+    let mut all: Vec<FileFacts> = names(dir, but).into_iter().filter_map(|name| facts_of(opened, &name)).collect();
+    for life in lives::list(dir).into_iter().map(lives::name) {
+        let Ok(within) = opened.within(&life) else { continue };
+        for name in names(&dir.join(&life), &[]) {
+            let full = format!("{life}/{name}");
+            let facts = known.iter().find(|known| known.name == full).cloned().or_else(|| facts_of(&within, &name));
+            all.extend(facts.map(|facts| FileFacts { name: full, ..facts }));
+        }
+    }
+    all
+}
+
+fn names(dir: &Path, but: &[&str]) -> Vec<String> {
     let names =
         fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|file| file.file_name().into_string().ok());
     let ours = |name: &String| ![META, HOLD].contains(&name.as_str()) && !name.starts_with('.');
     let mut names: Vec<String> = names.filter(|name| ours(name) && !but.contains(&name.as_str())).collect();
     names.sort_unstable();
-    let of = |name: String| {
-        let (bytes, sha256) = digest(io::BufReader::new(opened.file(&name).ok()?)).ok()?;
-        Some(FileFacts { name, bytes, sha256 })
-    };
-    names.into_iter().filter_map(of).collect()
+    names
+}
+
+fn facts_of(opened: &Opened, name: &str) -> Option<FileFacts> {
+    let (bytes, sha256) = digest(io::BufReader::new(opened.file(name).ok()?)).ok()?;
+    Some(FileFacts { name: name.to_owned(), bytes, sha256 })
 }
 
 #[cfg(test)]

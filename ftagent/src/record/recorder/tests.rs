@@ -8,7 +8,11 @@ use ftagent_common::{
     sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
 };
 
-use super::{frames::survey, meta::META, *};
+use super::{
+    frames::survey,
+    meta::{FileFacts, META},
+    *,
+};
 use crate::{
     config::Config,
     decide::{ClassCount, Decider, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
@@ -363,6 +367,14 @@ fn an_incident_that_goes_on_after_a_restart_goes_on_in_its_file() {
     assert_eq!(kinds.iter().filter(|kind| **kind == pcapng::kind::SECTION).count(), 2);
     assert!(meta.written == packets.len() as u64 && meta.written > before.meta.written, "{}", meta.written);
     assert_eq!(meta.status, Status::Closed);
+    // What went along with the first life is there as it was, and said to be.
+    let files: Vec<&str> = meta.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(files, [CAPTURE, "indicators.json", "life-1/indicators.json"]);
+    assert_eq!(meta.files[2], FileFacts { name: files[2].to_owned(), ..before.meta.files[1].clone() });
+    let note = meta.notes.iter().find(|note| note.contains("life-1/"));
+    assert!(note.is_some_and(|note| note.contains("capture export a --capsule --life 1")), "{:?}", meta.notes);
+    let bytes = store::list(&world.root()).unwrap()[0].bytes;
+    assert!(bytes >= meta.files.iter().map(|file| file.bytes.next_multiple_of(512)).sum(), "{bytes}");
 }
 
 /// Lets a file be appended to only, or changed again; returns whether this file system and this user can.

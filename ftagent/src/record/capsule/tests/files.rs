@@ -23,7 +23,7 @@ use crate::{
             reader::{Journey, Step},
             state,
         },
-        recorder::Companion as _,
+        recorder::{Companion as _, lives},
     },
     replay::capsule::{Beginning, CapsuleReport, replay},
 };
@@ -70,7 +70,8 @@ impl Told {
 
     fn export(&self, anonymise: bool) -> (PathBuf, Manifest) {
         let out = self.path(if anonymise { "nobody.ftcapsule" } else { "incident.ftcapsule" });
-        let manifest = export(self.dir.path(), &out, &Options { anonymise, created_unix_ms: 1_800_000_000_123 });
+        let created_unix_ms = 1_800_000_000_123;
+        let manifest = export(self.dir.path(), &out, &Options { anonymise, life: None, created_unix_ms });
         (out, manifest.unwrap())
     }
 }
@@ -143,6 +144,46 @@ fn a_daemon_that_died_leaves_what_can_be_exported() {
     fs::remove_file(&ticks).unwrap();
     let error = export(told.dir.path(), &told.path("x"), &Options::default()).unwrap_err();
     assert!(matches!(error, ExportError::NoJournal { .. }), "{error}");
+}
+
+#[test]
+fn what_was_before_a_restart_replays_as_well_as_what_came_after_it() {
+    let told = Told::of(Vector::SynFlood);
+    let mut chronicler = Chronicler::new(64 << 20, "first = 1\n".to_owned());
+    chronicler.begin(told.dir.path(), &told.incident, &told.before);
+    told.after[..90].iter().for_each(|fact| chronicler.take(fact));
+    // The daemon is killed: nothing of it is finished.
+    drop(chronicler);
+    while !told.path(name::BASELINE).exists() {
+        std::thread::yield_now();
+    }
+    fs::write(told.path(name::CAPTURE), "packets of both").unwrap();
+    assert_eq!(lives::set_aside(told.dir.path()).unwrap(), Some(1));
+    let mut world = World::warmed();
+    let before = vec![Arc::new(world.image(true)), Arc::new(world.tick(None))];
+    let mut chronicler = Chronicler::new(64 << 20, "second = 2\n".to_owned());
+    chronicler.begin(told.dir.path(), &told.incident, &before);
+    (0..10).for_each(|_| chronicler.take(&world.tick(None)));
+    chronicler.finish(&told.incident).unwrap();
+
+    let made = |life: Option<u32>, out: &str| {
+        let options = Options { life, ..Options::default() };
+        let manifest = export(told.dir.path(), &told.path(out), &options).unwrap();
+        let mut capsule = container::read(&told.path(out)).unwrap();
+        let packets = std::io::read_to_string(capsule.large(name::TICKS).unwrap()).is_err();
+        let config = String::from_utf8(capsule.small(name::CONFIG).unwrap().to_vec()).unwrap();
+        assert!(packets && manifest.members.iter().any(|member| member.name == name::CAPTURE));
+        (manifest.notes.join("\n"), config, replayed(&told.path(out)))
+    };
+    let (notes, config, report) = made(Some(1), "first.ftcapsule");
+    assert!(report.identical && report.outcome.ticks >= (told.before.len() - 1 + 80) as u64, "{report:?}");
+    assert!(notes.contains("life 1") && notes.contains("no end") && config == "first = 1\n", "{notes}");
+    let (notes, config, report) = made(None, "second.ftcapsule");
+    assert!(report.identical && report.outcome.ticks == 11, "{report:?}");
+    assert!(notes.contains("--life 1") && config == "second = 2\n", "{notes}");
+    let options = Options { life: Some(2), ..Options::default() };
+    let error = export(told.dir.path(), &told.path("third"), &options).unwrap_err();
+    assert!(error.to_string().contains("there are 1"), "{error}");
 }
 
 #[test]
