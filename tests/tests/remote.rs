@@ -184,6 +184,40 @@ fn a_copy_that_broke_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_incident_that_went_on_after_it_was_copied_is_copied_as_it_is_then() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start(root.path());
+    let place = Place::new(&server);
+    let incident = place.incident("a");
+    fs::write(incident.join("ticks.ftj.zst"), "first").unwrap();
+    copy_dir(&place.store(), &incident).unwrap();
+    assert!(is_copied(&incident));
+    // The daemon is started anew: the packets go on in their file, the rest is set aside.
+    fs::create_dir(incident.join("life-1")).unwrap();
+    fs::rename(incident.join("ticks.ftj.zst"), incident.join("life-1/ticks.ftj.zst")).unwrap();
+    assert!(!is_copied(&incident), "a file is where none was");
+    fs::write(incident.join("ticks.ftj.zst"), "again").unwrap();
+    let mut capture = fs::read(incident.join("capture.pcapng.zst")).unwrap();
+    capture.extend(b"more packets");
+    fs::write(incident.join("capture.pcapng.zst"), &capture).unwrap();
+    // Of the same length as before: when it was changed tells.
+    let meta = incident.join("meta.json");
+    fs::write(&meta, "{\"state\":\"CLOSED\"}").unwrap();
+    for changed in [&meta, &incident.join("ticks.ftj.zst")] {
+        let later = std::time::SystemTime::now() + Duration::from_secs(5);
+        fs::File::options().write(true).open(changed).unwrap().set_modified(later).unwrap();
+    }
+    copy_dir(&place.store(), &incident).unwrap();
+    assert!(is_copied(&incident));
+    let there = root.path().join("evidence/node1/a");
+    for name in ["meta.json", "capture.pcapng.zst", "ticks.ftj.zst", "life-1/ticks.ftj.zst"] {
+        assert!(fs::read(there.join(name)).unwrap() == fs::read(incident.join(name)).unwrap(), "{name}");
+    }
+    fs::File::options().append(true).open(&meta).unwrap().set_len(5).unwrap();
+    assert!(!is_copied(&incident), "what changes once more is copied once more");
+}
+
+#[test]
 fn trouble_is_named_with_its_remedy_and_without_secrets() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(root.path());

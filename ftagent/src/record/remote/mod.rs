@@ -7,6 +7,7 @@ mod s3;
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +20,7 @@ use std::{
 use tracing::{info, warn};
 
 pub use self::s3::{LEAST_PART, Progress, RemoteError, Store};
-use super::replace;
+use super::{recorder::lives, replace};
 use crate::config::Remote as Settings;
 
 /// The file in an incident's directory that says what is copied.
@@ -141,39 +142,73 @@ fn waiting(captures: &Path, ready: &Ready) -> Vec<PathBuf> {
     dirs.filter(|dir| dir.is_dir() && ready(dir) && !is_copied(dir)).collect()
 }
 
-/// Returns whether all of a directory is copied.
+/// Returns whether all of a directory is copied, as it is now: an incident that a restart interrupted goes on in the
+/// same files.
 pub fn is_copied(dir: &Path) -> bool {
-    read(dir).get(LAST).is_some_and(|progress| progress.done)
+    let (all, Ok(names)) = (read(dir), files(dir)) else { return false };
+    let is = |name: &String| all.get(name).is_some_and(|progress| progress.done && is_of(progress, &dir.join(name)));
+    names.iter().any(|name| name == LAST) && names.iter().all(is)
 }
 
-/// Copies the files of a directory; [`LAST`] last.
+/// Copies the files of a directory, those of earlier lives of the daemon too; [`LAST`] last.
 ///
 /// # Errors
 /// See [`RemoteError`]; what is copied is written down.
 pub fn copy_dir(store: &Store, dir: &Path) -> Result<(), RemoteError> {
-    let failed = |source| RemoteError::File { path: dir.to_owned(), source };
-    let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        // Names that are not UTF-8, links and directories are not ours.
-        let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if let Some(name) = entry.file_name().to_str().filter(|name| plain && *name != STATE && !name.starts_with('.'))
-        {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort_by_key(|name| (name == LAST, name.clone()));
+    let names = files(dir).map_err(|source| RemoteError::File { path: dir.to_owned(), source })?;
     let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut all = read(dir);
     for name in names {
+        let path = dir.join(&name);
         let mut progress = all.get(&name).cloned().unwrap_or_default();
+        if !is_of(&progress, &path) {
+            // No file is so long: what there is of another content is given up.
+            progress.bytes = u64::MAX;
+        }
+        // As it is before it is read: what changes meanwhile is copied again.
+        let changed_ns = stamp(&path).map_or(0, |(_, changed_ns)| changed_ns);
         let mut save = |progress: &Progress| {
-            all.insert(name.clone(), progress.clone());
+            all.insert(name.clone(), Progress { changed_ns, ..progress.clone() });
             replace(&dir.join(STATE), &serde_json::to_vec(&all)?)
         };
-        store.copy(&format!("{id}/{name}"), &dir.join(&name), &mut progress, &mut save)?;
+        store.copy(&format!("{id}/{name}"), &path, &mut progress, &mut save)?;
     }
     Ok(())
+}
+
+/// Returns the names of the files that are copied, [`LAST`] last. Names that are not UTF-8, links, and directories but
+/// those of earlier lives are not ours.
+fn files(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = plain(dir)?;
+    for life in lives::list(dir).into_iter().map(lives::name) {
+        names.extend(plain(&dir.join(&life))?.into_iter().map(|name| format!("{life}/{name}")));
+    }
+    names.retain(|name| name != STATE);
+    names.sort_by_key(|name| (name == LAST, name.clone()));
+    Ok(names)
+}
+
+fn plain(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let name = entry.file_name().into_string().ok();
+        names.extend(name.filter(|name| is_file && !name.starts_with('.')));
+    }
+    Ok(names)
+}
+
+/// Returns whether progress is that of a file as it is now. A mark of an older version says nothing of the time.
+fn is_of(progress: &Progress, path: &Path) -> bool {
+    let same_time = |changed_ns| progress.changed_ns == 0 || progress.changed_ns == changed_ns;
+    stamp(path).is_some_and(|(bytes, changed_ns)| progress.bytes == bytes && same_time(changed_ns))
+}
+
+/// Returns a file's length, and when it was changed last: nanoseconds since 1970.
+fn stamp(path: &Path) -> Option<(u64, i64)> {
+    let facts = fs::symlink_metadata(path).ok()?;
+    Some((facts.len(), facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec())))
 }
 
 /// Reads what is copied; what cannot be read is copied anew.

@@ -93,6 +93,9 @@ pub struct Progress {
     pub parts: Vec<String>,
     /// All of it is there.
     pub done: bool,
+    /// When the file had last been changed when the copy began, nanoseconds since 1970; 0: not noted.
+    #[serde(default)]
+    pub changed_ns: i64,
 }
 
 /// A bucket.
