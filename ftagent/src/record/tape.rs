@@ -1,5 +1,6 @@
 //! What a tick was given and what was decided in it, on its way from the poll thread to whoever records
-//! it. The poll thread never waits: what finds no room is lost, counted, and said.
+//! it. The poll thread never waits: what finds no room is lost, counted, and said; the first thing after a loss is the
+//! whole core, with the incidents that opened or closed meanwhile.
 
 use std::sync::{
     Arc,

@@ -12,6 +12,7 @@
 //! It takes what lies on the [tape](crate::record::tape); nothing waits for it. Whatever it cannot keep it
 //! counts, and declares in the file.
 
+mod follow;
 pub mod frame;
 pub mod frames;
 mod late;
@@ -44,17 +45,16 @@ use std::{
 use tracing::{error, info, warn};
 
 use self::{
-    meta::{CAPTURE, Kind, Lost, Meta, Status},
+    meta::{Lost, Meta, Status},
     recording::{Plan, Recording},
     ring::Ring,
     status::{CaptureStatus, RecordingStatus},
-    store::Opened,
 };
-use super::tape::{Fact, TapeReader, TickRecord};
+use super::tape::{Fact, TapeReader};
 use crate::{
     bpf::captures::{CaptureRing, Captured},
     config::{Capture, Payload},
-    decide::{Event, Incident},
+    decide::Incident,
     rule::FlowMatch,
     sense::clock,
 };
@@ -345,7 +345,12 @@ impl Recorder {
             self.follow(tick);
         }
         self.open.iter_mut().for_each(|recording| recording.take(&fact));
-        self.ring.push(fact);
+        self.ring.push(Arc::clone(&fact));
+        if let Fact::State(image) = fact.as_ref()
+            && image.breaks
+        {
+            self.catch_up(&image.core);
+        }
         let now_ns = self.now_ns;
         if self.open.iter().any(|recording| recording.until_ns.is_some_and(|until| until <= now_ns)) {
             self.finish(|recording| recording.until_ns.is_some_and(|until| until <= now_ns));
@@ -363,54 +368,6 @@ impl Recorder {
     /// Returns whether packets come whole.
     fn is_full(&self) -> bool {
         self.open.iter().any(|recording| recording.plan.full)
-    }
-
-    /// Begins and ends captures as incidents open and close.
-    fn follow(&mut self, tick: &TickRecord) {
-        for event in &tick.events {
-            let about = |id: &str| tick.incidents.iter().find(|incident| incident.id == id).cloned();
-            match event {
-                Event::Opened { id } => {
-                    if let Some(incident) = about(id) {
-                        self.capture(incident);
-                    }
-                }
-                // One of an earlier life that goes on.
-                Event::Changed { id, .. } if !self.has(id) => {
-                    if let Some(incident) = interrupted(&self.root, id) {
-                        self.capture(incident);
-                    }
-                }
-                Event::Closed { id } => {
-                    for recording in self.open.iter_mut().filter(|recording| recording.plan.id == *id) {
-                        recording.plan.incident = about(id).or(recording.plan.incident.take());
-                        recording.until_ns = Some(tick.now.mono_ns.saturating_add(AFTER_NS));
-                    }
-                }
-                Event::Changed { .. } | Event::Ladder { .. } | Event::Notice { .. } => {}
-            }
-        }
-    }
-
-    /// Returns whether a capture is of this life, and not complete yet.
-    fn has(&self, id: &str) -> bool {
-        let late = self.unfinished.iter().map(|(recording, _)| recording);
-        self.open.iter().chain(late).any(|recording| recording.plan.id == id)
-    }
-
-    fn capture(&mut self, incident: Incident) {
-        let Capture { incident_bytes, payload, .. } = self.settings;
-        let plan = Plan {
-            id: incident.id.clone(),
-            incident: Some(incident),
-            matches: None,
-            by: None,
-            most_bytes: incident_bytes,
-            lasts_ns: None,
-            payload,
-            full: false,
-        };
-        self.begin_recording(plan, None);
     }
 
     /// Begins what operators asked for, once a tick has said from where on to count: until then nothing is
@@ -440,6 +397,7 @@ impl Recorder {
             lasts_ns: Some(lasts_ns),
             payload: if full { Payload::Full } else { self.settings.payload },
             full,
+            late: false,
         };
         self.begin_recording(plan, Some(until_ns));
         self.publish();
@@ -586,13 +544,4 @@ impl Recorder {
         self.disk_bytes = swept.bytes;
         self.sweep_trouble = swept.trouble;
     }
-}
-
-/// Returns the incident of a capture that an earlier life of the daemon did not end, and this one has none of. It is
-/// still open where the disk did not take its end at the start.
-fn interrupted(root: &Path, id: &str) -> Option<Incident> {
-    let opened = Opened::new(root, id).ok()?;
-    opened.file(CAPTURE).ok()?;
-    let meta = opened.meta().ok()?;
-    (meta.kind == Kind::Incident && meta.status != Status::Closed).then_some(meta.incident)?
 }

@@ -40,6 +40,8 @@ const SAMPLES: &str = "These are samples, drawn by traffic class before anything
 /// … and in one of whole packets.
 const EVERY: &str = "This is every packet that matches, but those that a block list names; what found no room is \
      declared by the interface statistics (kernel, quota, disk).";
+/// Where it begins after the incident.
+const LATE: &str = "Ticks were lost on the way to the recorder, and the beginning of the incident with them.";
 /// When packets were.
 const TIMES: &str = "Times are CLOCK_MONOTONIC of the packet plus the offset to UTC that was read at the end of a tick, to \
      a millisecond.";
@@ -69,6 +71,8 @@ pub struct Plan {
     pub payload: Payload,
     /// Every packet that matches, as long as it is, in place of samples.
     pub full: bool,
+    /// The incident's beginning was among what was lost on the way here.
+    pub late: bool,
 }
 
 /// A capture that is being written.
@@ -187,8 +191,14 @@ impl Recording {
             begun_ms: crate::sense::clock::unix_ms(),
             payload: *payload,
             incident: incident.clone(),
+            notes: self.plan.late.then(|| LATE.to_owned()).into_iter().collect(),
             ..Meta::default()
         };
+    }
+
+    /// Adds something that the operator should know.
+    pub fn note(&mut self, note: String) {
+        self.meta.notes.push(note);
     }
 
     fn begin_section(&mut self) {
@@ -198,7 +208,8 @@ impl Recording {
             (None, None) => format!("capture {}", self.plan.id),
         };
         let what = if self.plan.full { EVERY } else { SAMPLES };
-        let comment = format!("{about}. {what} {TIMES}");
+        let late = if self.plan.late { LATE } else { "" };
+        let comment = format!("{about}. {what} {TIMES} {late}");
         let system = nix::sys::utsname::uname().map_or_else(
             |_| "Linux".to_owned(),
             |name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()),

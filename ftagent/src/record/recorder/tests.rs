@@ -10,13 +10,14 @@ use ftagent_common::{
 
 use super::{
     frames::survey,
-    meta::{FileFacts, META},
+    meta::{CAPTURE, FileFacts, Kind, META},
+    store::Opened,
     *,
 };
 use crate::{
     config::Config,
-    decide::{ClassCount, Decider, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
-    record::tape::{IfaceSeen, SlotRule},
+    decide::{ClassCount, Decider, Event, Now, Packet, Settings, Severity, Vector, mitigate::Mode},
+    record::tape::{IfaceSeen, SlotRule, TickRecord},
 };
 
 /// 2026-08-01, 12:00 UTC.
@@ -345,6 +346,47 @@ fn what_the_recorder_and_the_kernel_lose_is_declared() {
     assert_eq!(classes["unknown"].seen, (11 + 1 + 10 + 1 + 10 + 31 + 1 - 1) + 1002);
     assert_eq!(seen, written + lost.not_sampled + lost.tape + lost.kernel);
     assert_eq!(seen, 501 * (11 + 1 + 10 + 2 + 1 + 10 + 31 + 1) - 501);
+}
+
+/// The core after facts were lost, in which these incidents are open or not.
+fn image(world: &World, incidents: Vec<Incident>) -> Fact {
+    let mut core = Decider::new(Settings { trust_after_s: 1, seed: 1, mode: Mode::Observe });
+    core.remember(incidents, now(world.number));
+    Fact::State(Arc::new(crate::record::tape::Image { core, breaks: true }))
+}
+
+#[test]
+fn an_incident_whose_beginning_or_end_was_lost_is_captured_from_there_and_until_there() {
+    let mut world = World::new("pre_roll = \"1s\"");
+    let before_any = image(&world, vec![incident("a")]);
+    world.recorder.take(before_any);
+    assert!(world.recorder.open.is_empty(), "nothing was lost before the first tick");
+    world.run(20);
+    // Nothing comes for two seconds, in which it opens.
+    (world.number, world.seen) = (world.number + 20, world.seen + 20 * 501);
+    let after = image(&world, vec![incident("a")]);
+    world.recorder.take(after);
+    world.run(30);
+    assert_eq!(world.read("a").meta.status, Status::Open);
+    let again = image(&world, vec![incident("a")]);
+    world.recorder.take(again);
+    assert_eq!(world.recorder.open.len(), 1, "it is known by now");
+    // Nothing comes again, and it closes.
+    (world.number, world.seen) = (world.number + 20, world.seen + 20 * 501);
+    let closed = Incident { closed: Some(now(world.number)), ..incident("a") };
+    let after = image(&world, vec![closed]);
+    world.recorder.take(after);
+    world.run(40);
+    assert!(world.recorder.open.is_empty());
+    let Read { meta, packets, .. } = world.read("a");
+    assert_eq!((meta.status, meta.written), (Status::Closed, packets.len() as u64));
+    assert!(meta.incident.is_some_and(|incident| incident.closed.is_some()), "as it was last");
+    for lost in ["the beginning of the incident with them", "the end of the incident with them"] {
+        assert!(meta.notes.iter().any(|note| note.contains(lost)), "{lost}: {:?}", meta.notes);
+    }
+    let begun =
+        world.told.try_iter().find_map(|told| if let Told::Begin { facts, .. } = told { Some(facts) } else { None });
+    assert!(begun.is_some_and(|facts| facts > 10), "with what was before: {begun:?}");
 }
 
 #[test]
