@@ -11,7 +11,8 @@ use std::{
 };
 
 use ftagent::{
-    config::Remote as Settings,
+    config::{Config, Remote as Settings},
+    record::audit::{self, AuditLog},
     record::remote::{LEAST_PART, Progress, Remote, STATE, Store, copy_dir, is_copied},
 };
 use hyper_util::{
@@ -120,7 +121,10 @@ fn what_is_over_is_copied_once_and_whole() {
     let (done, open) = (place.incident("20261122T120000Z-1"), place.incident("20261122T120000Z-2"));
     let not_ready = open.clone();
     let ready = Box::new(move |dir: &Path| dir != not_ready);
-    let remote = Remote::spawn(place.settings.clone(), place.dir.path().join("captures"), ready).unwrap();
+    let rules = ftagent::config::Audit { append_only: false, ..Config::default().audit };
+    let log = AuditLog::start(place.dir.path(), &rules, || {}).unwrap();
+    let captures = place.dir.path().join("captures");
+    let remote = Remote::spawn(place.settings.clone(), captures, ready, log.clone()).unwrap();
     for _ in 0..600 {
         if is_copied(&done) {
             break;
@@ -141,6 +145,11 @@ fn what_is_over_is_copied_once_and_whole() {
     assert!(!there.exists());
     let status = remote.status();
     assert_eq!((status.copied, status.waiting, status.trouble), (1, 0, None));
+    log.stop();
+    let mut reader = audit::read::Reader::new(&audit::dir(place.dir.path()), audit::read::Wanted::default());
+    let lines = reader.next(usize::MAX).unwrap().into_iter();
+    let told: Vec<_> = lines.map(|(_, line)| (line.action, line.subject)).collect();
+    assert_eq!(told, [("capture.copy".to_owned(), "20261122T120000Z-1".to_owned())]);
 }
 
 #[test]

@@ -46,12 +46,14 @@ impl Agent {
         let first = self.ifaces.first().context("no interface is configured")?;
         let ring = CaptureRing::open(&first.ebpf).context("opening the ring of captured packets")?;
         let (state, settings) = (&self.config.paths.state, self.config.capture);
-        let started = recorder::spawn(state, settings, (reader, Some(ring)), companions(&self.config, &self.brain));
+        let (companions, log) = (companions(&self.config, &self.brain), self.audit.clone());
+        let started = recorder::spawn(state, settings, (reader, Some(ring)), companions, log);
         self.recorder = Some(started.context("starting the recorder")?);
         self.brain.set_tape(tape);
         if let Some(settings) = self.config.remote.clone() {
             let root = store::root(&self.config.paths.state);
-            self.remote = Some(Remote::spawn(settings, root, Box::new(is_over)).context("starting to copy captures")?);
+            let started = Remote::spawn(settings, root, Box::new(is_over), self.audit.clone());
+            self.remote = Some(started.context("starting to copy captures")?);
         }
         Ok(())
     }

@@ -286,12 +286,18 @@ pub const SECTIONS: &[Section] = &[
                  alone, or all that is sampled (128 bytes of the frame).",
             ),
             row("capture.keep_days", NUMBER, "days", "For how long a capture is kept, 1 to 3650."),
-            row("capture.keep_bytes", SIZE, "", "What all captures may take on disk; the oldest go first."),
+            row(
+                "capture.keep_bytes",
+                SIZE,
+                "",
+                "What all captures may take on disk; the oldest go first, the latest that is complete never for want of room.",
+            ),
             row(
                 "capture.min_free",
                 SIZE,
                 "",
-                "What stays free on that disk: below it the oldest captures go. What is on legal hold never goes.",
+                "What stays free on that disk: below it the oldest captures go, the latest that is complete never. What is on \
+                 legal hold never goes. What was removed is in the audit log, and for a day in `status`.",
             ),
         ],
     },

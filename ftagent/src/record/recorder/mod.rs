@@ -50,7 +50,10 @@ use self::{
     ring::Ring,
     status::{CaptureStatus, RecordingStatus},
 };
-use super::tape::{Fact, TapeReader};
+use super::{
+    audit::AuditLog,
+    tape::{Fact, TapeReader},
+};
 use crate::{
     bpf::captures::{CaptureRing, Captured},
     config::{Capture, Payload},
@@ -75,6 +78,8 @@ const GIVE_UP: u64 = 60;
 const DESCRIBE: u64 = 10;
 /// Beats between two looks at what may be removed.
 const SWEEP: u64 = 3600;
+/// Beats for which it is said that a capture was removed for want of room: a day.
+const SAID: u64 = 86_400;
 /// Captures of operators at once, at most.
 const MANUAL: usize = 4;
 /// Commands that wait, at most.
@@ -150,10 +155,12 @@ pub fn spawn(
     settings: Capture,
     (tape, mut ring): (TapeReader, Option<CaptureRing>),
     companions: Companions,
+    log: AuditLog,
 ) -> io::Result<Handle> {
     let (commands, orders) = sync_channel(COMMANDS);
     let handle = Handle { commands, status: Arc::default() };
-    let recorder = Recorder::new(store::root(state), settings, companions, Arc::clone(&handle.status));
+    let mut recorder = Recorder::new(store::root(state), settings, companions, Arc::clone(&handle.status));
+    recorder.log = log;
     thread::Builder::new().name("capture".into()).spawn(move || run(recorder, (&tape, ring.as_mut()), &orders))?;
     Ok(handle)
 }
@@ -303,7 +310,11 @@ struct Recorder {
     tape_lost: (u64, u64),
     disk_bytes: u64,
     sweep_trouble: Option<String>,
+    /// At which beat a capture was last removed for want of room, and what is to be said of that.
+    made_room: Option<(u64, String)>,
     told: bool,
+    /// Where every removal is written down.
+    log: AuditLog,
 }
 
 impl Recorder {
@@ -328,7 +339,9 @@ impl Recorder {
             tape_lost: (0, 0),
             disk_bytes: 0,
             sweep_trouble: None,
+            made_room: None,
             told: false,
+            log: AuditLog::default(),
         }
     }
 
@@ -538,9 +551,7 @@ impl Recorder {
             info!(capture = %id, "A capture that an earlier life of the daemon left open was finished.");
         }
         let swept = retention::sweep(&self.root, &self.settings, clock::unix_ms(), &busy);
-        for id in &swept.removed {
-            info!(capture = %id, "A capture was removed: it was too old, or there was too little room.");
-        }
+        swept.removed.iter().for_each(|removed| self.removed(removed));
         self.disk_bytes = swept.bytes;
         self.sweep_trouble = swept.trouble;
     }

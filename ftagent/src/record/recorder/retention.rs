@@ -1,11 +1,14 @@
 //! What is kept, and for how long: by age, by bytes, by what the disk has left. The oldest go first;
-//! what is on legal hold, and what is being written, never.
+//! what is on legal hold, and what is being written, never, and the latest that is complete by age alone.
 
 use std::{fs, io, path::Path};
 
 use nix::sys::statvfs::statvfs;
 
-use super::store::{self, Entry};
+use super::{
+    meta::Status,
+    store::{self, Entry},
+};
 use crate::config::Capture;
 
 const DAY_MS: i64 = 86_400_000;
@@ -19,13 +22,50 @@ struct Kept {
     bytes: u64,
     ended_ms: i64,
     fixed: bool,
+    complete: bool,
+}
+
+/// Why a capture goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is too old.
+    Age,
+    /// All of them take too much.
+    Bytes,
+    /// The disk has too little left.
+    Free,
+}
+
+impl Why {
+    /// Says it in words.
+    pub fn words(self, limits: &Capture) -> String {
+        match self {
+            Self::Age => format!("it was older than {} days (`capture.keep_days`)", limits.keep_days),
+            Self::Bytes => format!("captures took more than {} bytes (`capture.keep_bytes`)", limits.keep_bytes),
+            Self::Free => format!(
+                "less than {} bytes were free on the disk of `paths.state` (`capture.min_free`)",
+                limits.min_free
+            ),
+        }
+    }
+}
+
+/// What was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Its name.
+    pub id: String,
+    /// Bytes that it took.
+    pub bytes: u64,
+    /// Why.
+    pub why: Why,
 }
 
 /// What one pass did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// What was removed.
-    pub removed: Vec<String>,
+    pub removed: Vec<Removed>,
     /// Bytes that are left.
     pub bytes: u64,
     /// What was to go and could not, in words.
@@ -45,11 +85,11 @@ pub fn sweep(root: &Path, limits: &Capture, now_ms: i64, busy: &[&str]) -> Swept
     let kept: Vec<Kept> = entries.iter().map(|entry| kept(entry, busy)).collect();
     let free = statvfs(root).map_or(u64::MAX, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
     swept.bytes = kept.iter().map(|kept| kept.bytes).sum();
-    for due in choose(&kept, limits, now_ms, free) {
+    for (due, why) in choose(&kept, limits, now_ms, free) {
         match remove(root, &due.id) {
             Ok(true) => {
                 swept.bytes = swept.bytes.saturating_sub(due.bytes);
-                swept.removed.push(due.id.clone());
+                swept.removed.push(Removed { id: due.id.clone(), bytes: due.bytes, why });
             }
             Ok(false) => {}
             Err(error) => swept.trouble = Some(format!("capture {} cannot be removed ({error})", due.id)),
@@ -66,23 +106,30 @@ pub fn sweep(root: &Path, limits: &Capture, now_ms: i64, busy: &[&str]) -> Swept
 
 fn kept(entry: &Entry, busy: &[&str]) -> Kept {
     let ended_ms = entry.meta.as_ref().and_then(|meta| meta.ended_ms).unwrap_or(entry.changed_ms);
-    let fixed = entry.hold.is_some() || busy.contains(&entry.id.as_str());
-    Kept { id: entry.id.clone(), bytes: entry.bytes, ended_ms, fixed }
+    let busy = busy.contains(&entry.id.as_str());
+    let complete = !busy && entry.meta.as_ref().is_some_and(|meta| meta.status != Status::Open);
+    Kept { id: entry.id.clone(), bytes: entry.bytes, ended_ms, fixed: busy || entry.hold.is_some(), complete }
 }
 
-/// Returns what has to go; `all` is oldest first.
-fn choose<'a>(all: &'a [Kept], limits: &Capture, now_ms: i64, free: u64) -> Vec<&'a Kept> {
+/// Returns what has to go, and why; `all` is oldest first. The latest that is complete is what people look at next: it
+/// makes no room for others.
+fn choose<'a>(all: &'a [Kept], limits: &Capture, now_ms: i64, free: u64) -> Vec<(&'a Kept, Why)> {
     let days_ms = i64::from(limits.keep_days).saturating_mul(DAY_MS);
+    let latest = all.iter().filter(|kept| kept.complete).max_by_key(|kept| kept.ended_ms).map(|kept| &kept.id);
     let mut bytes: u64 = all.iter().map(|kept| kept.bytes).sum();
     let mut free = free;
     let mut due = Vec::new();
     for kept in all.iter().filter(|kept| !kept.fixed) {
-        let old = now_ms.saturating_sub(kept.ended_ms) > days_ms;
-        if old || bytes > limits.keep_bytes || free < limits.min_free {
-            bytes = bytes.saturating_sub(kept.bytes);
-            free = free.saturating_add(kept.bytes);
-            due.push(kept);
-        }
+        let why = match () {
+            () if now_ms.saturating_sub(kept.ended_ms) > days_ms => Why::Age,
+            () if Some(&kept.id) == latest => continue,
+            () if bytes > limits.keep_bytes => Why::Bytes,
+            () if free < limits.min_free => Why::Free,
+            () => continue,
+        };
+        bytes = bytes.saturating_sub(kept.bytes);
+        free = free.saturating_add(kept.bytes);
+        due.push((kept, why));
     }
     due
 }
@@ -111,7 +158,8 @@ mod tests {
     #[test]
     fn the_oldest_go_first_and_what_is_held_never() {
         // Five captures of 100 bytes that ended 50, 40, 30, 20 and 10 days ago; the second is fixed.
-        let of = |i: i64| Kept { id: i.to_string(), bytes: 100, ended_ms: (i - 5) * 10 * DAY_MS, fixed: i == 1 };
+        let ended_ms = |i: i64| (i - 5) * 10 * DAY_MS;
+        let of = |i: i64| Kept { id: i.to_string(), bytes: 100, ended_ms: ended_ms(i), fixed: i == 1, complete: true };
         let all: Vec<Kept> = (0..5).map(of).collect();
         let cases = [
             ("nothing is too much", limits(365, 1000, 0), 1000, ""),
@@ -119,13 +167,21 @@ mod tests {
             ("by bytes", limits(365, 250, 0), 1000, "023"),
             ("to the byte", limits(365, 500, 0), 1000, ""),
             ("by free disk", limits(365, 1000, 1000), 850, "02"),
-            ("a full disk", limits(365, 1000, 1000), 0, "0234"),
+            ("a full disk, but for the latest", limits(365, 1000, 1000), 0, "023"),
+            ("no bytes at all", limits(365, 0, 0), 1000, "023"),
             ("all that may go", limits(1, 0, u64::MAX), 0, "0234"),
         ];
         for (case, limits, free, wanted) in cases {
-            let due: String = choose(&all, &limits, 0, free).iter().map(|kept| kept.id.as_str()).collect();
+            let due: String = choose(&all, &limits, 0, free).iter().map(|(kept, _)| kept.id.as_str()).collect();
             assert_eq!(due, wanted, "{case}");
         }
+        let why = |limits: &Capture| choose(&all, limits, 0, 100).into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+        assert_eq!(why(&limits(45, 350, 400)), [Why::Age, Why::Bytes, Why::Free]);
+        // What is still written is not complete: the one before it stays as well.
+        let mut open = all.clone();
+        (open[4].fixed, open[4].complete) = (true, false);
+        let due: String = choose(&open, &limits(365, 0, 0), 0, 0).iter().map(|(kept, _)| kept.id.as_str()).collect();
+        assert_eq!(due, "02");
     }
 
     #[test]
@@ -142,7 +198,8 @@ mod tests {
         fs::create_dir(root.join(".removing-x")).unwrap();
         std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
         let swept = sweep(&root, &limits(1, 1 << 30, 0), 5 * DAY_MS, &["busy"]);
-        assert_eq!((swept.removed, swept.trouble), (vec!["old".to_owned()], None));
+        let [Removed { id, bytes, why: Why::Age }] = swept.removed.as_slice() else { panic!("{swept:?}") };
+        assert_eq!((id.as_str(), *bytes > 0, swept.trouble), ("old", true, None));
         let mut left: Vec<String> =
             fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, sync::PoisonError};
 
+use serde_json::json;
 use tracing::{info, warn};
 
 use super::{
-    Recorder,
+    Recorder, SAID,
     recording::Recording,
+    retention::{Removed, Why},
     status::{CaptureStatus, RecordingStatus},
 };
+use crate::record::audit::Entry;
 
 impl Recorder {
     /// Keeps the totals of a capture that is not followed any more: they never become less.
@@ -16,6 +19,27 @@ impl Recorder {
         self.written += recording.written();
         self.lost.add(&recording.loss());
         sum(&mut self.hits, recording.hits());
+    }
+
+    /// Says that a capture was removed, and why: evidence never goes without a word.
+    pub(super) fn removed(&mut self, Removed { id, bytes, why }: &Removed) {
+        let words = why.words(&self.settings);
+        if *why == Why::Age {
+            info!(capture = %id, bytes, why = words, "A capture was removed.");
+        } else {
+            warn!(capture = %id, bytes, why = words, "A capture was removed to make room.");
+            let trouble = format!(
+                "captures are removed to make room, {id} last, because {words}: make room, or have them copied elsewhere \
+                 (`remote`); `ftagent capture hold` keeps one"
+            );
+            self.made_room = Some((self.beats, trouble));
+        }
+        self.log.after(Entry::new("capture.remove", id.as_str()).because(words).was(json!({ "bytes": bytes })));
+    }
+
+    fn made_room(&self) -> Option<String> {
+        let (at, trouble) = self.made_room.as_ref()?;
+        (self.beats.saturating_sub(*at) < SAID).then(|| trouble.clone())
     }
 
     /// Says how things are, and that something does not work when that begins and ends.
@@ -52,6 +76,7 @@ impl Recorder {
             _ => {}
         }
         self.told = status.trouble.is_some();
+        status.trouble = status.trouble.or_else(|| self.made_room());
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }

@@ -1,5 +1,7 @@
 //! Incidents from the tape to the file, with virtual time.
 
+mod removal;
+
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::mpsc};
 
 use ftagent_common::{
@@ -569,7 +571,7 @@ fn the_thread_ends_with_everything_written() {
     let dir = tempfile::tempdir().unwrap();
     let (mut tape, reader) = crate::record::tape::tape(64 << 20);
     let settings = Config::parse("[capture]\nmin_free = \"0 B\"", "t").unwrap().capture;
-    let handle = spawn(dir.path(), settings, (reader, None), Box::new(Vec::new)).unwrap();
+    let handle = spawn(dir.path(), settings, (reader, None), Box::new(Vec::new), AuditLog::default()).unwrap();
     for number in 1..=30 {
         let mut tick = tick(number, &[sample(number * TICK_NS, &udp(Ipv4Addr::LOCALHOST, (1, 2), &[]))], number);
         if number == 10 {

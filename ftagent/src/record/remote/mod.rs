@@ -17,10 +17,15 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tracing::{info, warn};
 
 pub use self::s3::{LEAST_PART, Progress, RemoteError, Store};
-use super::{recorder::lives, replace};
+use super::{
+    audit::{AuditLog, Entry},
+    recorder::lives,
+    replace,
+};
 use crate::config::Remote as Settings;
 
 /// The file in an incident's directory that says what is copied.
@@ -54,18 +59,19 @@ pub struct Remote {
 pub type Ready = Box<dyn Fn(&Path) -> bool + Send>;
 
 impl Remote {
-    /// Copies what is in the directories below `captures` from now on, those for which `ready` says so.
+    /// Copies what is in the directories below `captures` from now on, those for which `ready` says so, and has each
+    /// copy in the audit log.
     /// The thread ends with the process; what it was doing goes on with the next.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn spawn(settings: Settings, captures: PathBuf, ready: Ready) -> io::Result<Self> {
+    pub fn spawn(settings: Settings, captures: PathBuf, ready: Ready, log: AuditLog) -> io::Result<Self> {
         let (bell, rung) = sync_channel(1);
         let remote = Self { status: Arc::default(), bell };
         let status = Arc::clone(&remote.status);
         thread::Builder::new()
             .name("remote".into())
-            .spawn(move || Copier { settings, captures, ready, status, rung }.run())?;
+            .spawn(move || Copier { settings, captures, ready, log, status, rung }.run())?;
         Ok(remote)
     }
 
@@ -85,6 +91,7 @@ struct Copier {
     settings: Settings,
     captures: PathBuf,
     ready: Ready,
+    log: AuditLog,
     status: Arc<Mutex<Status>>,
     rung: Receiver<()>,
 }
@@ -125,6 +132,9 @@ impl Copier {
         for (done, dir) in waiting.iter().enumerate() {
             copy_dir(&store, dir)?;
             info!(directory = %dir.display(), bucket = %self.settings.bucket, "What was recorded was copied.");
+            let Settings { bucket, prefix, .. } = &self.settings;
+            let id = dir.file_name().unwrap_or_default().to_string_lossy();
+            self.log.after(Entry::new("capture.copy", id).now(json!({ "bucket": bucket, "prefix": prefix })));
             self.status.lock().unwrap_or_else(PoisonError::into_inner).copied += 1;
             self.set_waiting(waiting.len() - done - 1);
         }
