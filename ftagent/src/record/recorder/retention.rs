@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 use nix::sys::statvfs::statvfs;
 
 use super::{
-    meta::Status,
+    meta::{HOLD, Status},
     store::{self, Entry},
 };
 use crate::config::Capture;
@@ -74,7 +74,7 @@ pub struct Swept {
 
 /// Removes what is too old or too much. `busy`: what is being written.
 pub fn sweep(root: &Path, limits: &Capture, now_ms: i64, busy: &[&str]) -> Swept {
-    let mut swept = Swept::default();
+    let mut swept = Swept { trouble: finish_removing(root), ..Swept::default() };
     let entries = match store::list(root) {
         Ok(entries) => entries,
         Err(error) => {
@@ -93,12 +93,6 @@ pub fn sweep(root: &Path, limits: &Capture, now_ms: i64, busy: &[&str]) -> Swept
             }
             Ok(false) => {}
             Err(error) => swept.trouble = Some(format!("capture {} cannot be removed ({error})", due.id)),
-        }
-    }
-    // What an earlier pass began.
-    for left in fs::read_dir(root).into_iter().flatten().flatten() {
-        if left.file_name().to_str().is_some_and(|name| name.starts_with(REMOVING)) {
-            let _tried_again_next_time = fs::remove_dir_all(left.path());
         }
     }
     swept
@@ -134,12 +128,46 @@ fn choose<'a>(all: &'a [Kept], limits: &Capture, now_ms: i64, free: u64) -> Vec<
     due
 }
 
+/// Goes on with what an earlier pass began to remove. The daemon may have died between the removal's two looks: what is
+/// on hold is put back. Says what could not be, in words.
+fn finish_removing(root: &Path) -> Option<String> {
+    let mut trouble = None;
+    for left in fs::read_dir(root).into_iter().flatten().flatten() {
+        let (name, aside) = (left.file_name(), left.path());
+        let Some(id) = name.to_str().and_then(|name| name.strip_prefix(REMOVING)) else { continue };
+        if !is_held(&aside) {
+            let _tried_again_next_time = fs::remove_dir_all(&aside);
+        } else if let Err(error) = put_back(root, id, &aside) {
+            let place = aside.display();
+            trouble = Some(format!("capture {id} is on legal hold, is in {place}, and cannot be put back ({error})"));
+        }
+    }
+    trouble
+}
+
+/// Gives a capture its name back; where that has another directory by now, nothing is replaced.
+fn put_back(root: &Path, id: &str, aside: &Path) -> io::Result<()> {
+    let dir = root.join(id);
+    if fs::symlink_metadata(&dir).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(aside, dir)
+}
+
+/// Returns whether a directory is on hold; where that cannot be known, it is.
+fn is_held(dir: &Path) -> bool {
+    match fs::symlink_metadata(dir.join(HOLD)) {
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Ok(_) => true,
+    }
+}
+
 /// Removes a capture, unless somebody has put it on hold meanwhile.
 fn remove(root: &Path, id: &str) -> io::Result<bool> {
     let (dir, aside) = (root.join(id), root.join(format!("{REMOVING}{id}")));
     fs::rename(&dir, &aside)?;
-    if aside.join(super::meta::HOLD).exists() {
-        fs::rename(&aside, &dir)?;
+    if is_held(&aside) {
+        put_back(root, id, &aside)?;
         return Ok(false);
     }
     fs::remove_dir_all(&aside)?;
@@ -196,13 +224,23 @@ mod tests {
         }
         store::hold(&root, "held", &Hold::default()).unwrap();
         fs::create_dir(root.join(".removing-x")).unwrap();
+        // The daemon died while these were removed, after somebody had put them on hold.
+        for (id, of) in [("saved", "saved"), ("twice", "busy")] {
+            let made = store::make(&root, id).unwrap();
+            fs::write(made.join("evidence"), id).unwrap();
+            store::hold(&root, id, &Hold::default()).unwrap();
+            fs::rename(made, root.join(format!("{REMOVING}{of}"))).unwrap();
+        }
         std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
         let swept = sweep(&root, &limits(1, 1 << 30, 0), 5 * DAY_MS, &["busy"]);
         let [Removed { id, bytes, why: Why::Age }] = swept.removed.as_slice() else { panic!("{swept:?}") };
-        assert_eq!((id.as_str(), *bytes > 0, swept.trouble), ("old", true, None));
+        assert_eq!((id.as_str(), *bytes > 0), ("old", true));
+        assert!(swept.trouble.is_some_and(|trouble| trouble.contains("capture busy is on legal hold")));
         let mut left: Vec<String> =
             fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, ["busy", "held", "link", "new"]);
+        assert_eq!(left, [".removing-busy", "busy", "held", "link", "new", "saved"]);
+        assert_eq!(fs::read_to_string(root.join("saved/evidence")).unwrap(), "saved");
+        assert!(store::Opened::new(&root, "saved").unwrap().hold().is_some());
     }
 }
