@@ -1,6 +1,10 @@
 //! Captures: the recorder's place in the daemon, and what operators ask of it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -46,7 +50,8 @@ impl Agent {
         let first = self.ifaces.first().context("no interface is configured")?;
         let ring = CaptureRing::open(&first.ebpf).context("opening the ring of captured packets")?;
         let (state, settings) = (&self.config.paths.state, self.config.capture);
-        let (companions, log) = (companions(&self.config, &self.brain), self.audit.clone());
+        let companions = companions(&self.config, &self.brain, self.written.clone());
+        let log = self.audit.clone();
         let started = recorder::spawn(state, settings, (reader, Some(ring)), companions, log);
         self.recorder = Some(started.context("starting the recorder")?);
         self.brain.set_tape(tape);
@@ -166,19 +171,70 @@ fn is_over(dir: &Path) -> bool {
     meta.is_ok_and(|meta| meta.status != Status::Open)
 }
 
+/// The configuration in force, as capsules have it: without secrets. A reload replaces it for everybody who holds one.
+#[derive(Clone, Debug)]
+pub(super) struct Written(Arc<Mutex<Value>>);
+
+impl Written {
+    /// Begins with what the daemon was started with.
+    pub(super) fn new(config: &Config) -> Self {
+        Self(Arc::new(Mutex::new(masked_of(config))))
+    }
+
+    /// Takes a reload; `waiting` are the sections that need a restart, and are in force as they were.
+    pub(super) fn reload(&self, config: &Config, waiting: &[&str]) {
+        let mut now = masked_of(config);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for section in waiting {
+            let place = format!("/{}", section.replace('.', "/"));
+            if let (Some(now), Some(known)) = (now.pointer_mut(&place), known.pointer(&place)) {
+                now.clone_from(known);
+            }
+        }
+        *known = now;
+    }
+
+    /// Returns it as TOML.
+    fn text(&self) -> String {
+        toml::to_string(&*self.0.lock().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default()
+    }
+}
+
+fn masked_of(config: &Config) -> Value {
+    serde_json::to_value(&config.written).map(|written| masked(&written)).unwrap_or_default()
+}
+
 /// Makes what makes whatever else is kept of an incident.
-fn companions(config: &Config, brain: &Brain) -> Companions {
+fn companions(config: &Config, brain: &Brain, written: Written) -> Companions {
     let brain = brain.clone();
     let teller: Teller = Arc::new(move |input| brain.name_tool(input));
     let (journal_bytes, collects) = (config.capture.journal_bytes, config.indicators.enabled);
-    let written = serde_json::to_value(&config.written).map(|written| masked(&written)).unwrap_or_default();
-    let text = toml::to_string(&written).unwrap_or_default();
     let shelf = collects.then(|| Shelf::open(&config.indicators.paths));
     Box::new(move || {
-        let mut all: Vec<Box<dyn Companion>> = vec![Box::new(Chronicler::new(journal_bytes, text.clone()))];
+        let mut all: Vec<Box<dyn Companion>> = vec![Box::new(Chronicler::new(journal_bytes, written.text()))];
         if let Some(shelf) = &shelf {
             all.push(Box::new(Collector::new(shelf.library(), Arc::clone(&teller))));
         }
         all
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_capsule_says_of_the_configuration_is_what_is_in_force_when_it_begins() {
+        let parse = |text: &str| Config::parse(text, "t.toml").unwrap();
+        let written = Written::new(&parse("[block]\nmax_duration = \"2h\"\n[mitigation]\nplane = \"xdp\""));
+        let held = written.clone();
+        let new = "[block]\nmax_duration = \"3h\"\n[mitigation]\nplane = \"nftables\"\nmode = \"observe\"\n\
+                   [capture]\nkeep_days = 7\n";
+        written.reload(&parse(new), &["capture", "mitigation.plane"]);
+        let text = held.text();
+        for part in ["max_duration = \"3h\"", "mode = \"observe\"", "plane = \"xdp\"", "keep_days = 365"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        Config::parse(&text, "config.toml").unwrap();
+    }
 }

@@ -154,7 +154,8 @@ impl Agent {
     /// Reads the configuration again and takes what can change while running, or nothing.
     pub(super) fn reload(&mut self, by: Actor) -> Result<()> {
         let config = Config::load(self.config_path.as_deref())?;
-        for section in fixed(&config, &self.config) {
+        let waiting = fixed(&config, &self.config);
+        for section in &waiting {
             warn!(section, "A change in this section takes effect at the next start (no packet goes unfiltered).");
         }
         // As a whole, before anything of it is applied: nothing is to see half of it.
@@ -167,6 +168,7 @@ impl Agent {
             return Err(error);
         }
         self.audit_config(&old, by);
+        self.written.reload(&self.config, &waiting);
         self.post.iter().for_each(|post| post.reload(&self.config.alerts));
         self.config_loaded = SystemTime::now();
         Ok(())

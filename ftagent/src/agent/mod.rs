@@ -121,6 +121,8 @@ pub struct Agent {
     post: Option<Post>,
     /// Absent where nothing is recorded.
     recorder: Option<Handle>,
+    /// The configuration, as capsules have it.
+    written: capture::Written,
     /// Captures of whole packets.
     whole: Vec<capture::Whole>,
     /// Absent where rules are in the kernel program.
@@ -206,6 +208,7 @@ impl Agent {
         let feeds = Feeds::new(&config, &config.paths.state);
         let failures = Failures::open(&config.paths.state);
         let mut agent = Self {
+            written: capture::Written::new(&config),
             config,
             config_path,
             config_loaded: SystemTime::now(),
