@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     Audit, Block, Capture, Config, FeedFile, FeedPolicy, Indicators, InterfaceName, Interfaces, Learning, Lists, Log,
-    MIN_PREFIX4, MIN_PREFIX6, Metrics, Mitigation, Paths, Probation, Problem, Sampling, Services,
+    MIN_PREFIX4, MIN_PREFIX6, MOST_JOURNAL_BYTES, Metrics, Mitigation, Paths, Probation, Problem, Sampling, Services,
     raw::{
         Raw, RawAudit, RawBlock, RawCapture, RawFeed, RawFeedPolicy, RawIndicators, RawInterfaces, RawLearning,
         RawLists, RawMetrics, RawPaths, RawProbation, RawSampling, RawServices,
@@ -310,11 +310,23 @@ fn capture(raw: &RawCapture, problems: &mut Problems) -> Capture {
         memory: bytes("capture.memory", &raw.memory, MIB..=16 * GIB, problems),
         pre_roll: pre_roll.unwrap_or_default(),
         incident_bytes: bytes("capture.incident_bytes", &raw.incident_bytes, MIB..=1024 * GIB, problems),
-        journal_bytes: bytes("capture.journal_bytes", &raw.journal_bytes, MIB..=1024 * GIB, problems),
+        journal_bytes: journal_bytes(&raw.journal_bytes, problems),
         payload: raw.payload,
         keep_days: number("capture.keep_days", raw.keep_days, 1, 3650, problems),
         keep_bytes: bytes("capture.keep_bytes", &raw.keep_bytes, MIB..=1024 * 1024 * GIB, problems),
         min_free: bytes("capture.min_free", &raw.min_free, 0..=1024 * 1024 * GIB, problems),
+    }
+}
+
+fn journal_bytes(text: &str, problems: &mut Problems) -> u64 {
+    let path = "capture.journal_bytes";
+    match size(text) {
+        Some(value) if value > MOST_JOURNAL_BYTES => {
+            let what = format!("{text} is more than `ftagent replay` reads of one journal");
+            problems.push(Problem::new(path, what, "write at most 4 GiB: a capsule with more could not be replayed"));
+            MOST_JOURNAL_BYTES
+        }
+        _ => bytes(path, text, MIB..=MOST_JOURNAL_BYTES, problems),
     }
 }
 

@@ -307,6 +307,9 @@ pub enum OnAuditFailure {
     Refuse,
 }
 
+/// Bytes that the journal of one incident may have: what reads capsules takes no more.
+pub const MOST_JOURNAL_BYTES: u64 = 4 << 30;
+
 /// What is kept of attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capture {

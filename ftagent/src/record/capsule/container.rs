@@ -19,6 +19,7 @@ use super::{
     manifest::{Manifest, Member},
     member,
 };
+use crate::config::MOST_JOURNAL_BYTES;
 
 /// The members after the manifest, in their order, with the bytes that each may have.
 const MEMBERS: [(&str, u64); 8] = [
@@ -27,7 +28,7 @@ const MEMBERS: [(&str, u64); 8] = [
     (member::BASELINE, 64 << 20),
     (member::DECISIONS, 1 << 30),
     (member::STATE, 256 << 20),
-    (member::TICKS, 4 << 30),
+    (member::TICKS, MOST_JOURNAL_BYTES),
     (member::CAPTURE, 1 << 40),
     (member::INDICATORS, 256 << 20),
 ];
