@@ -3,17 +3,16 @@
 mod show;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::libc::O_NOFOLLOW;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::{
     Cli, access,
@@ -277,7 +276,8 @@ fn export(cli: &Cli, export: &Export) -> Result<ExitCode> {
     } else {
         let mut to = create(&out, export.force)?;
         let found = write(file, export.format, &mut to).with_context(|| format!("writing {}", out.display()))?;
-        to.sync_all().with_context(|| format!("writing {}", out.display()))?;
+        to.as_file().sync_all().with_context(|| format!("writing {}", out.display()))?;
+        name(to, &out, export.force)?;
         found
     };
     ensure!(found.frames > 0, "capture {} has no whole frame: nothing reached the disk", opened.id);
@@ -308,22 +308,22 @@ fn capsule(cli: &Cli, export: &Export, opened: &Opened) -> Result<ExitCode> {
     })
 }
 
-/// Makes the file to export to: nobody else may read it, and no file or link is written over unless that
-/// is asked for.
-fn create(out: &Path, force: bool) -> Result<File> {
-    let mut options = File::options();
-    options.write(true).mode(0o600).custom_flags(O_NOFOLLOW);
-    if force {
-        options.create(true).truncate(true);
-    } else {
-        options.create_new(true);
+/// Makes the file to export to beside its place: nobody else may read it, whoever may read or owns what is there. No
+/// link is written over, and no file unless that is asked for.
+fn create(out: &Path, force: bool) -> Result<NamedTempFile> {
+    match fs::symlink_metadata(out) {
+        Ok(_) if !force => bail!("{} is there already: name another file by --out, or use --force", out.display()),
+        Ok(there) if !there.is_file() => bail!("{} is no plain file: name another one by --out", out.display()),
+        _ => {}
     }
-    match options.open(out) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            bail!("{} is there already: name another file by --out, or use --force", out.display())
-        }
-        file => file.with_context(|| format!("creating {}", out.display())),
-    }
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    NamedTempFile::new_in(dir).with_context(|| format!("creating {}", out.display()))
+}
+
+/// Gives it its name, now that it is whole.
+fn name(made: NamedTempFile, out: &Path, force: bool) -> Result<()> {
+    let named = if force { made.persist(out) } else { made.persist_noclobber(out) };
+    named.map(|_| ()).map_err(|error| error.error).with_context(|| format!("creating {}", out.display()))
 }
 
 /// Writes the whole frames of a capture.
@@ -387,18 +387,27 @@ mod tests {
     }
 
     #[test]
-    fn an_export_writes_over_nothing() {
-        use std::os::unix::fs::{PermissionsExt as _, symlink};
+    fn an_export_writes_over_nothing_and_is_for_one_pair_of_eyes() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        create(&out, false).unwrap();
+        let write = |force: bool| create(&out, force).and_then(|made| name(made, &out, force));
+        write(false).unwrap();
         assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(create(&out, false).unwrap_err().to_string().contains("--force"));
-        create(&out, true).unwrap();
+        assert!(write(false).unwrap_err().to_string().contains("--force"));
+        // Everybody may read what was there, and somebody has it open.
+        fs::set_permissions(&out, fs::Permissions::from_mode(0o644)).unwrap();
+        let before = out.metadata().unwrap().ino();
+        write(true).unwrap();
+        let after = out.metadata().unwrap();
+        assert!(after.permissions().mode() & 0o777 == 0o600 && after.ino() != before, "{after:?}");
         let link = dir.path().join("link");
         symlink(dir.path().join("elsewhere"), &link).unwrap();
-        assert!(create(&link, false).is_err() && create(&link, true).is_err());
+        for special in [link.as_path(), dir.path(), Path::new("/dev/null")] {
+            assert!(create(special, false).is_err() && create(special, true).is_err(), "{}", special.display());
+        }
         assert!(!dir.path().join("elsewhere").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
     }
 
     #[test]
