@@ -21,6 +21,8 @@ pub mod replay;
 pub mod rule;
 pub mod sense;
 pub mod serve;
+#[cfg(test)]
+mod skipped;
 mod sys;
 
 /// Returns an error with all its causes, `: ` between them. aya hides the errno in a cause.

@@ -442,6 +442,8 @@ fn an_earlier_life_is_not_forgotten_where_its_torn_end_cannot_be_cut_off_at_once
     let mut file = fs::File::options().append(true).open(&path).unwrap();
     std::io::Write::write_all(&mut file, &[0x28, 0xb5, 0x2f, 0xfd, 4, 0x58]).unwrap();
     if !append_only(&path, true) {
+        let why = "the file system has no append-only flag, or this process may not set it";
+        crate::skipped::skip("recorder: a torn end that cannot be cut off at once", why);
         return;
     }
     let (recorder, told) = World::recorder(world.dir.path(), world.recorder.settings);
