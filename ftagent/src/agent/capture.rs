@@ -211,7 +211,10 @@ fn companions(config: &Config, brain: &Brain, written: Written) -> Companions {
     let (journal_bytes, collects) = (config.capture.journal_bytes, config.indicators.enabled);
     let shelf = collects.then(|| Shelf::open(&config.indicators.paths));
     Box::new(move || {
-        let mut all: Vec<Box<dyn Companion>> = vec![Box::new(Chronicler::new(journal_bytes, written.text()))];
+        let mut all: Vec<Box<dyn Companion>> = Vec::new();
+        if journal_bytes > 0 {
+            all.push(Box::new(Chronicler::new(journal_bytes, written.text())));
+        }
         if let Some(shelf) = &shelf {
             all.push(Box::new(Collector::new(shelf.library(), Arc::clone(&teller))));
         }

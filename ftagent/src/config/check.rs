@@ -321,6 +321,8 @@ fn capture(raw: &RawCapture, problems: &mut Problems) -> Capture {
 fn journal_bytes(text: &str, problems: &mut Problems) -> u64 {
     let path = "capture.journal_bytes";
     match size(text) {
+        // Nothing is kept to replay from.
+        Some(0) => 0,
         Some(value) if value > MOST_JOURNAL_BYTES => {
             let what = format!("{text} is more than `ftagent replay` reads of one journal");
             problems.push(Problem::new(path, what, "write at most 4 GiB: a capsule with more could not be replayed"));

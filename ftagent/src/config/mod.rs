@@ -321,7 +321,7 @@ pub struct Capture {
     pub pre_roll: Duration,
     /// Bytes of one capture on disk.
     pub incident_bytes: u64,
-    /// Bytes of the journal that an incident is replayed from.
+    /// Bytes of the journal that an incident is replayed from; 0: there is none.
     pub journal_bytes: u64,
     /// What of a packet is kept.
     pub payload: Payload,

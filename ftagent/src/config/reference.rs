@@ -277,14 +277,19 @@ pub const SECTIONS: &[Section] = &[
                 "",
                 "The most that the journal of one incident takes on disk: what decisions were made of, so that they can \
                  be replayed; 1 MiB to 4 GiB, for a capsule has no more. An incident that needs more is replayed up to \
-                 there. Each life of the daemon in it has a journal of its own (docs/CAPSULE.md).",
+                 there. Each life of the daemon in it has a journal of its own (docs/CAPSULE.md). \"0 B\": no journal, \
+                 and nothing can be replayed.",
             ),
             row(
                 "capture.payload",
                 "\"classify\", \"headers\" or \"full\"",
                 "",
-                "What of a packet is kept: its headers and the 64 bytes behind them that decisions look at, its headers \
-                 alone, or all that is sampled (128 bytes of the frame).",
+                "What of a packet is kept in `capture.pcapng.zst`: its headers and the 64 bytes behind them that decisions \
+                 look at, its headers alone, or all that is sampled (128 bytes of the frame). This is about that file \
+                 alone. The journal (`ticks.ftj.zst`) has the 128 bytes of every sample whatever is said here, and the \
+                 core beside it (`state.mp.zst`) the beginnings of clean payloads: without them, what was decided cannot \
+                 be decided again. `indicators.json` has the first 32 bytes of payloads that recur. With \
+                 `journal_bytes = \"0 B\"` and `indicators.enabled = false` none of these is written.",
             ),
             row("capture.keep_days", NUMBER, "days", "For how long a capture is kept, 1 to 3650."),
             row(

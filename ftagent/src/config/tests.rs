@@ -257,6 +257,14 @@ fn every_mistake_names_place_and_remedy() {
 }
 
 #[test]
+fn a_journal_of_no_bytes_is_none_and_the_longest_is_what_is_read() {
+    for (text, bytes) in [("0 B", 0), ("1 MiB", 1 << 20), ("4 GiB", MOST_JOURNAL_BYTES)] {
+        let config = Config::parse(&format!("[capture]\njournal_bytes = \"{text}\""), "t.toml").unwrap();
+        assert_eq!(config.capture.journal_bytes, bytes, "{text}");
+    }
+}
+
+#[test]
 fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     let text =
         "color = 1\n[metrics]\nenabled = \"yes\"\nlisten = \"::\"\n[block]\nmax_duration = 7\n[log]\nlevel = \"loud\"";

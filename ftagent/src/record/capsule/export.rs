@@ -36,7 +36,7 @@ pub struct Options {
 pub enum ExportError {
     /// The incident has no journal.
     #[error(
-        "{dir}: there is no journal of this incident (`{}`): only what was recorded by a daemon that keeps journals can be replayed",
+        "{dir}: there is no journal of this incident (`{}`): only what was recorded by a daemon that keeps journals (`capture.journal_bytes`) can be replayed",
         member::TICKS
     )]
     NoJournal {
