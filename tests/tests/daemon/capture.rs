@@ -252,6 +252,18 @@ fn a_capture_survives_the_daemons_death_and_goes_on_with_its_incident() {
         let all = wireshark("tshark", &["-n", "-T", "fields", "-e", "frame.number", "-r"], &file).lines().count();
         assert_eq!(all as u64, meta.written, "both lives' packets");
         assert!(all > first);
+        // What decided until the daemon was killed is there as well as what decided then, and replays.
+        assert!(daemon.ok(&["capture", "show", &id]).unwrap().contains("life-1/ticks.ftj.zst"));
+        let ticks = |more: &[&str], out: &str| {
+            let out = daemon.path(out);
+            let args = ["capture", "export", &id, "--capsule", "--out", out.to_str().unwrap()];
+            daemon.ok(&[&args, more].concat()).unwrap();
+            let said = daemon.ok(&["replay", out.to_str().unwrap()]).unwrap();
+            assert!(said.contains("decisions: identical"), "{more:?}: {said}");
+            said.split(" ticks").next().and_then(|text| text.rsplit([' ', '\n']).next()?.parse::<u64>().ok()).unwrap()
+        };
+        let (before, after) = (ticks(&["--life", "1"], "before.ftcapsule"), ticks(&[], "after.ftcapsule"));
+        assert!(before >= 30 && after >= 30, "{before} {after}");
     })
     .unwrap();
 }
