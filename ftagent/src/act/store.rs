@@ -159,10 +159,7 @@ impl Store {
                 }
             }
             for (net, record) in self.list(which).clone() {
-                if lists.get(which, net).is_none() {
-                    lists.insert(which, net, jiffy(record.expires_unix, now, clock), origin::OPERATOR)?;
-                    restored += 1;
-                }
+                restored += usize::from(restore(lists, clock, which, net, &record)?);
             }
         }
         self.keep();
@@ -192,12 +189,23 @@ impl Store {
         Ok(record)
     }
 
-    /// Removes an entry; returns whether there was one.
+    /// Puts the entry for exactly this prefix back into the kernel, where there is one that the kernel does not have:
+    /// the configuration's stood in its place, and went.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn restore(&self, lists: &mut Lists, clock: &JiffyClock, which: Which, net: IpNet) -> Result<bool, StoreError> {
+        let now = unix(SystemTime::now());
+        let record = self.record(which, net).filter(|record| record.expires_unix.is_none_or(|expires| expires > now));
+        record.map_or(Ok(false), |record| restore(lists, clock, which, net, record))
+    }
+
+    /// Removes an entry; returns whether there was one. An entry of the configuration is none.
     ///
     /// # Errors
     /// Where the kernel refuses. For the file see [`Self::unsaved`].
     pub fn remove(&mut self, lists: &mut Lists, which: Which, net: IpNet) -> Result<bool, StoreError> {
-        let in_kernel = lists.remove(which, net)?;
+        let in_kernel = remove(lists, which, net)?;
         let in_store = self.list(which).remove(&net).is_some();
         if in_store {
             self.keep();
@@ -234,7 +242,7 @@ impl Store {
             let over: Vec<IpNet> =
                 list.iter().filter(|(_, r)| r.expires_unix.is_some_and(|e| e < now)).map(|(net, _)| *net).collect();
             for net in over {
-                lists.remove(which, net)?;
+                remove(lists, which, net)?;
                 self.list(which).remove(&net);
                 swept += 1;
             }
@@ -364,6 +372,28 @@ fn write(path: &Path, saved: &impl Serialize) -> Result<(), StoreError> {
     file.as_file().sync_all().map_err(fail("writing"))?;
     file.persist(path).map_err(|error| fail("replacing")(error.error))?;
     Ok(())
+}
+
+/// Puts an operator's entry into the kernel where that has none for the prefix; returns whether it did.
+fn restore(
+    lists: &mut Lists,
+    clock: &JiffyClock,
+    which: Which,
+    net: IpNet,
+    record: &Record,
+) -> Result<bool, StoreError> {
+    if lists.get(which, net).is_some() {
+        return Ok(false);
+    }
+    lists.insert(which, net, jiffy(record.expires_unix, unix(SystemTime::now()), clock), origin::OPERATOR)?;
+    Ok(true)
+}
+
+/// Takes an operator's entry out of the kernel; returns whether it was there. The kernel has one entry for a prefix,
+/// and where it is the configuration's it stays.
+fn remove(lists: &mut Lists, which: Which, net: IpNet) -> Result<bool, StoreError> {
+    let is_ours = lists.get(which, net).is_some_and(|entry| entry.origin == origin::OPERATOR);
+    Ok(is_ours && lists.remove(which, net)?)
 }
 
 fn jiffy(expires_unix: Option<u64>, now_unix: u64, clock: &JiffyClock) -> u64 {

@@ -96,6 +96,7 @@ impl Agent {
         if crate::config::too_short(&prefix) && !force {
             bail!("{prefix} is wider than an allow entry may be (/8, /16 for IPv6): use `--force` if you mean it");
         }
+        self.refuse_configured(prefix)?;
         let lasts = for_s.map(Duration::from_secs);
         let who = (reason, caller.name.clone());
         let record = self.store.add(&mut self.lists, &self.clock, Which::Allow, prefix, lasts, who)?;
@@ -103,8 +104,25 @@ impl Agent {
         Ok(json!({ "prefix": prefix, "for_s": for_s, "record": record }))
     }
 
+    /// Refuses to change what the configuration allows: the kernel has one entry for a prefix, and what an operator
+    /// makes of it would end.
+    ///
+    /// # Errors
+    /// Where the configuration allows exactly this prefix.
+    fn refuse_configured(&self, prefix: IpNet) -> Result<()> {
+        if self.config.lists.allow.contains(&prefix) {
+            bail!(
+                "`lists.allow` of the configuration allows {prefix}, without an end: to change that, edit it there, then `systemctl reload ftagent`"
+            );
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, which: Which, prefix: IpNet, caller: &Caller) -> Result<Value> {
         let prefix = prefix.trunc();
+        if which == Which::Allow {
+            self.refuse_configured(prefix)?;
+        }
         if self.store.remove(&mut self.lists, which, prefix)? {
             info!(%prefix, by = %caller.name, ?which, "Removed.");
             return Ok(json!({ "prefix": prefix }));
@@ -182,12 +200,14 @@ impl Agent {
         self.poll_feeds(true)
     }
 
-    /// Makes the kernel's allow list agree with `lists.allow`. `lists.block` travels with the feeds.
+    /// Makes the kernel's allow list agree with `lists.allow`. `lists.block` travels with the feeds, in maps of
+    /// their own.
     pub(super) fn apply_static_lists(&mut self) -> Result<()> {
         let wanted = &self.config.lists.allow;
         for (prefix, entry) in self.lists.entries(Which::Allow)? {
             if entry.origin == origin::CONFIG && !wanted.contains(&prefix) {
                 self.lists.remove(Which::Allow, prefix)?;
+                self.store.restore(&mut self.lists, &self.clock, Which::Allow, prefix)?;
             }
         }
         for prefix in wanted {

@@ -125,6 +125,49 @@ fn sighup_takes_a_good_configuration_and_no_other() {
     .unwrap();
 }
 
+/// The kernel has one entry for a prefix, whoever made it.
+#[test]
+fn what_the_configuration_allows_no_operator_ends() {
+    require_root!();
+    let allowing = |nets: &[&str]| format!("{SECTIONS}[lists]\nallow = {nets:?}\n");
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::start(sandbox, &["wan0"], &allowing(&["203.0.113.0/24"])).unwrap();
+        for net in ["198.51.100.0/24", "203.0.113.0/24"] {
+            daemon.ok(&["block", net]).unwrap();
+        }
+        for args in [&["allow", "203.0.113.0/24", "--for", "1s"][..], &["allow", "203.0.113.0/24", "--remove"]] {
+            let said = daemon.refused(args).unwrap();
+            assert!(said.contains("`lists.allow` of the configuration allows 203.0.113.0/24"), "{said}");
+        }
+        daemon.ok(&["allow", "203.0.113.7"]).unwrap();
+        daemon.ok(&["allow", "203.0.113.7", "--remove"]).unwrap();
+        daemon.ok(&["allow", "198.51.100.0/24", "--for", "3s"]).unwrap();
+        let reload = |daemon: &Daemon, nets: &[&str]| {
+            daemon.configure(&allowing(nets)).unwrap();
+            let from = daemon.log().len();
+            daemon.signal(Signal::SIGHUP).unwrap();
+            daemon.wait_for_log(from, "The configuration was read again").unwrap();
+        };
+        // It takes the operator's place, and stays when that ends, over a restart too.
+        reload(&daemon, &["203.0.113.0/24", "198.51.100.0/24"]);
+        let swept = || daemon.rules().unwrap().allow.is_empty().then_some(());
+        wait_for("the operator's entry to be swept", PATIENCE, swept).unwrap();
+        assert!(!drops(sandbox, &veth, &daemon, "198.51.100.7") && !drops(sandbox, &veth, &daemon, "203.0.113.7"));
+        daemon.terminate().unwrap();
+        daemon.launch(sandbox).unwrap();
+        assert!(!drops(sandbox, &veth, &daemon, "198.51.100.7"));
+        // What goes from the configuration leaves the operator's, where it has not ended.
+        reload(&daemon, &["203.0.113.0/24"]);
+        assert!(drops(sandbox, &veth, &daemon, "198.51.100.7"));
+        daemon.ok(&["allow", "198.51.100.0/24"]).unwrap();
+        reload(&daemon, &["203.0.113.0/24", "198.51.100.0/24"]);
+        reload(&daemon, &["203.0.113.0/24"]);
+        assert!(!drops(sandbox, &veth, &daemon, "198.51.100.7"), "the operator's is back");
+    })
+    .unwrap();
+}
+
 /// Returns how many attachments are pinned.
 fn links() -> usize {
     pins().iter().filter(|pin| pin.to_string_lossy().contains("/link_")).count()
