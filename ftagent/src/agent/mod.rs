@@ -21,7 +21,7 @@ pub(crate) mod nftables;
 pub(crate) mod planes;
 mod report;
 mod rules;
-mod start;
+pub(crate) mod start;
 mod surface;
 mod trail;
 mod trap;
@@ -56,7 +56,7 @@ use self::{
     iface::{Failures, Iface, State},
     keeper::{Keeper, Opened},
     rules::mode_of,
-    start::{check_privileges, interface_names, load, lock, lock_state},
+    start::{PINS, check_privileges, interface_names, load, lock, lock_state},
     surface::Surface,
 };
 use crate::{
@@ -183,7 +183,7 @@ impl Agent {
         let host = HostRoot::default();
         let names = interface_names(&config, &host)?;
         let pins = Pins::prepare(&config.paths.bpffs)?;
-        locks.push(lock(&config.paths.bpffs, File::open(&config.paths.bpffs), "the pins in")?);
+        locks.push(lock(&config.paths.bpffs, File::open(&config.paths.bpffs), PINS)?);
         let mode = match config.interfaces.mode {
             AttachMode::Native => Mode::Native,
             AttachMode::Generic => Mode::Generic,

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -11,12 +11,13 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+use thiserror::Error;
 use tracing::warn;
 
 use super::iface::Iface;
 use crate::{
     bpf::{self, attach::Mode, base, pins::Pins, slots},
-    config::{Config, InterfaceName},
+    config::{Config, InterfaceName, Paths},
     record::is_of_disk,
     sense::host::{HostFacts, HostRoot},
 };
@@ -61,14 +62,40 @@ pub(super) fn lock_state(state: &Path) -> Result<Vec<Flock<File>>> {
     file.into_iter().chain(dir).map(|file| lock(state, file, WHAT)).collect()
 }
 
+/// Keeps daemons away while one's work is undone where none runs.
+///
+/// # Errors
+/// [`Held`] where one runs; what the file system says.
+pub(crate) fn lock_out(config: &Config) -> Result<Vec<Flock<File>>> {
+    let Paths { state, bpffs, .. } = &config.paths;
+    let mut locks = if state.exists() { lock_state(state)? } else { Vec::new() };
+    if bpffs.exists() {
+        // A daemon whose configuration named another state directory has the pins.
+        locks.push(lock(bpffs, File::open(bpffs), PINS)?);
+    }
+    Ok(locks)
+}
+
+/// Another daemon has the lock.
+#[derive(Debug, Error)]
+#[error("another ftagent runs with {what} {}: stop it first", dir.display())]
+pub(crate) struct Held {
+    /// What is locked.
+    what: &'static str,
+    /// The directory.
+    dir: PathBuf,
+}
+
+/// What is locked beside the state directory.
+pub(super) const PINS: &str = "the pins in";
+
 /// Makes sure that this is the only daemon with this directory of state or pins: two would undo
 /// each other's lists, and the second would take the first one's attachments over.
-pub(super) fn lock(dir: &Path, file: io::Result<File>, what: &str) -> Result<Flock<File>> {
-    let dir = dir.display();
-    let file = file.with_context(|| format!("opening the lock of {what} {dir}"))?;
+pub(super) fn lock(dir: &Path, file: io::Result<File>, what: &'static str) -> Result<Flock<File>> {
+    let file = file.with_context(|| format!("opening the lock of {what} {}", dir.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => anyhow::anyhow!("another ftagent runs with {what} {dir}: stop it first"),
-        errno => anyhow::Error::new(errno).context(format!("locking {what} {dir}")),
+        Errno::EWOULDBLOCK => Held { what, dir: dir.to_owned() }.into(),
+        errno => anyhow::Error::new(errno).context(format!("locking {what} {}", dir.display())),
     })
 }
 

@@ -1,18 +1,38 @@
 //! `ftagent detach`.
 
-use std::{os::unix::net::UnixStream, process::ExitCode, sync::Arc};
+use std::{
+    fs::File,
+    os::unix::net::UnixStream,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Error, Result};
+use nix::fcntl::Flock;
 use serde_json::{Value, json};
 
 use super::{Cli, client::call};
 use crate::{
-    agent::{nftables::remove_nftables_of, planes::clear_of},
+    agent::{
+        nftables::remove_nftables_of,
+        planes::clear_of,
+        start::{Held, lock_out},
+    },
     bpf::pins::Pins,
     config::{Config, OnAuditFailure},
-    record::audit::{Actor, Entry, OfflineLog, Outcome},
+    record::{
+        audit::{Actor, Entry, OfflineLog, Outcome},
+        is_of_disk,
+    },
     serve::protocol::Request,
 };
+
+/// Time between two looks whether a daemon has ended.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long a daemon that does not answer may take to end: it may have been told to.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Asks the daemon to remove everything, or does it where none is running.
 ///
@@ -23,7 +43,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     let end = if running {
         End::of(&call(cli, &Request::Detach)?)
     } else {
-        without_daemon(&Config::load(cli.config.as_deref())?)?
+        without_daemon(&Config::load(cli.config.as_deref())?, ENDING)?
     };
     let End { removed, here, upstream } = &end;
     for what in here {
@@ -77,11 +97,12 @@ impl End {
     }
 }
 
-/// Removes everything by itself.
+/// Removes everything by itself, where no daemon runs that would put it back; one may take `ending` to end.
 ///
 /// # Errors
-/// Where nothing was done, because it could not be logged.
-fn without_daemon(config: &Config) -> Result<End> {
+/// Where nothing was done, because a daemon runs or it could not be logged.
+fn without_daemon(config: &Config, ending: Duration) -> Result<End> {
+    let _locks = lock_out_within(config, ending)?;
     let uid = nix::unistd::getuid();
     let login = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| "?".to_owned(), |user| user.name);
     let actor = Actor::operator(uid.as_raw(), &login);
@@ -99,6 +120,33 @@ fn without_daemon(config: &Config) -> Result<End> {
     let upstream = clear_of(config, log.clone(), actor);
     warn(log.as_ref().map_or(Ok(()), |log| log.sign()).map_err(Error::from));
     Ok(End { removed, here, upstream })
+}
+
+/// Sees that no daemon runs, and that none starts meanwhile. That it cannot be reached says nothing: its socket may be
+/// another's than the configuration says by now, it may be starting, or have no room for callers.
+///
+/// # Errors
+/// Where one runs, or it cannot be told. A disk that does not work keeps nothing in force.
+fn lock_out_within(config: &Config, ending: Duration) -> Result<Vec<Flock<File>>> {
+    let until = Instant::now() + ending;
+    loop {
+        match lock_out(config) {
+            Ok(locks) => return Ok(locks),
+            Err(error) if error.is::<Held>() && Instant::now() < until => thread::sleep(AGAIN),
+            Err(error) if error.is::<Held>() => {
+                let socket = config.paths.socket.display();
+                let told = format!(
+                    "a daemon runs but does not answer at {socket}, and would go on: `systemctl stop ftagent` first"
+                );
+                return Err(error.context(told));
+            }
+            Err(error) if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_disk) => {
+                eprintln!("ftagent: WARNING: whether a daemon runs cannot be told: {error:#}");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Opens the audit log and says in it what is about to be done; `None` where it is not logged.
@@ -135,7 +183,7 @@ fn warn(result: Result<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::*;
     use crate::record::audit::{self, ActorKind, read};
@@ -150,7 +198,7 @@ mod tests {
         fs::write(state.join("scrub/old.json"), "damaged").unwrap();
         let text = format!("[paths]\nstate = {state:?}\nbpffs = {pins:?}\n[audit]\nappend_only = false\n");
         let config = Config::parse(&text, "t.toml").unwrap();
-        let End { here, upstream, .. } = without_daemon(&config).unwrap();
+        let End { here, upstream, .. } = without_daemon(&config, Duration::ZERO).unwrap();
         assert!(here.len() == 1 && here[0].contains("link_7"), "{here:?}");
         assert!(upstream.len() == 1 && upstream[0].contains("`old`"), "{upstream:?}");
         let dir = audit::dir(&state);
@@ -162,5 +210,28 @@ mod tests {
         let asked = audit::Asked { paths: vec![dir], checkpoints: Vec::new() };
         let report = audit::verify(&asked, &key).unwrap();
         assert!(report.valid && report.unsigned == 0, "{report:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_one_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, other, pins) = (dir.path().join("state"), dir.path().join("other"), dir.path().join("bpf"));
+        [&state, &other, &pins].iter().for_each(|path| fs::create_dir(path).unwrap());
+        fs::write(pins.join("link_7"), "").unwrap();
+        let config = |state: &Path| {
+            let text = format!("[paths]\nstate = {state:?}\nbpffs = {pins:?}\n[audit]\nenabled = false\n");
+            Config::parse(&text, "t.toml").unwrap()
+        };
+        let daemon = lock_out(&config(&state)).unwrap();
+        // The configuration may have been edited since.
+        for state in [&state, &other] {
+            let error = format!("{:#}", without_daemon(&config(state), Duration::ZERO).unwrap_err());
+            for part in ["a daemon runs but does not answer", "`systemctl stop ftagent` first"] {
+                assert!(error.contains(part), "{error}");
+            }
+            assert!(pins.join("link_7").exists(), "nothing was done");
+        }
+        drop(daemon);
+        assert_eq!(without_daemon(&config(&state), Duration::ZERO).unwrap().removed, 1);
     }
 }

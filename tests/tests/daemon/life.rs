@@ -97,6 +97,24 @@ fn detach_removes_everything_with_and_without_a_daemon() {
 }
 
 #[test]
+fn detach_leaves_a_daemon_that_it_cannot_reach_alone() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        sandbox.veth("wan0", "peer0").unwrap();
+        let daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        let (attached, pinned) = (program("wan0"), pins());
+        // Its configuration was edited since.
+        let config = daemon.path("ftagent.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replace("control.sock", "other.sock")).unwrap();
+        let said = daemon.refused(&["detach"]).unwrap();
+        assert!(said.contains("a daemon runs but does not answer at") && said.contains("other.sock"), "{said}");
+        assert_eq!((program("wan0"), pins()), (attached, pinned));
+    })
+    .unwrap();
+}
+
+#[test]
 fn sighup_takes_a_good_configuration_and_no_other() {
     require_root!();
     let blocking = |net: &str| format!("{SECTIONS}[lists]\nblock = [{net:?}]\n");
