@@ -99,7 +99,7 @@ impl Running {
     }
 
     fn stop(self) {
-        self.plane.stop(Duration::from_secs(10));
+        self.plane.stop(Duration::from_secs(10), &|| {});
     }
 }
 

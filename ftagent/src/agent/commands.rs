@@ -145,11 +145,12 @@ impl Agent {
 
     fn detach(&mut self, caller: &Caller) -> Result<Value> {
         warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on, here or upstream.");
-        // What cannot be removed keeps nothing else in force.
-        let here: Vec<String> = self.remove_nftables().err().map(|error| format!("{error:#}")).into_iter().collect();
-        here.iter().for_each(|what| error!("Still there: {what}."));
+        // What cannot be removed keeps nothing else in force, and what may hang comes last.
         let removed = self.pins.remove_all()?;
         let upstream = self.clear_upstream();
+        let table = self.remove_nftables(&alive).err().map(|error| format!("{error:#}"));
+        let here: Vec<String> = table.into_iter().collect();
+        here.iter().for_each(|what| error!("Still there: {what}."));
         Ok(json!({ "removed": removed, "here": here, "upstream": upstream }))
     }
 
@@ -160,9 +161,7 @@ impl Agent {
             Ok(moves) => info!(?moves, "Everything upstream is taken back."),
             Err(why) => info!(%why, "The ladder has nothing to take back."),
         }
-        // A wait is no reason for systemd to end the daemon.
-        let (state, alive) = (&self.config.paths.state, || super::notify(&[NotifyState::Watchdog]));
-        let left = self.brain.take_planes().clear(state, CLEARING, &known, &alive);
+        let left = self.brain.take_planes().clear(&self.config.paths.state, CLEARING, &known, &alive);
         for what in &left {
             error!("Still there upstream: {what}.");
         }
@@ -215,6 +214,11 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// A wait is no reason for systemd to end the daemon.
+fn alive() {
+    super::notify(&[NotifyState::Watchdog]);
 }
 
 /// Returns the sections that differ and need a restart.

@@ -6,7 +6,9 @@
 
 use std::{
     fs, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -179,13 +181,15 @@ impl Agent {
         (nft.told, nft.told_at) = ((allow, block), Some(Instant::now()));
     }
 
-    /// Takes the table off, where there is one.
-    pub(super) fn remove_nftables(&mut self) -> Result<()> {
+    /// Takes the table off, where there is one; calls `alive` while `nft` takes its time.
+    pub(super) fn remove_nftables(&mut self, alive: &dyn Fn()) -> Result<()> {
+        const THERE: &str = "the nftables table is still there";
+        let state = &self.config.paths.state;
         let Some(nft) = self.nft.take() else {
             // Where the plane could not remove it, its thread has ended and the table is there.
-            return remove_nftables_of(&self.config.paths.state).context("the nftables table is still there");
+            return patiently(alive, || remove_nftables_of(state)).context(THERE);
         };
-        nft.remote.remove().map_err(|what| anyhow!(what)).context("the nftables table is still there")?;
+        patiently(alive, || nft.remote.remove()).map_err(|what| anyhow!(what)).context(THERE)?;
         unmark(&mark(&self.config.paths.state));
         Ok(())
     }
@@ -198,6 +202,19 @@ impl Agent {
             let _again = fs::write(&mark, b"");
         }
     }
+}
+
+/// Has another thread do what may take long, and calls `alive` meanwhile.
+fn patiently<T: Send>(alive: &dyn Fn(), work: impl FnOnce() -> T + Send) -> T {
+    const SLICE: Duration = Duration::from_millis(100);
+    thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        while !worker.is_finished() {
+            alive();
+            thread::sleep(SLICE);
+        }
+        worker.join().unwrap_or_else(|panicked| resume_unwind(panicked))
+    })
 }
 
 fn mark(state: &Path) -> PathBuf {

@@ -173,7 +173,7 @@ impl Planes {
                 Some(told) => left.push(told),
                 None => self.routes.only(name, &[]),
             }
-            plane.stop(PATIENCE);
+            plane.stop(PATIENCE, alive);
         }
         if let Some(Err(error)) = self.routes.written().map(|routes| save(state, OWN, &routes)) {
             warn!(%error, "What routes may still be announced cannot be written down.");
@@ -181,9 +181,9 @@ impl Planes {
         left
     }
 
-    /// Ends the threads; what is upstream stays there.
+    /// Ends the threads; what is upstream stays there. systemd watches nobody who says that he stops.
     pub(super) fn stop(self) {
-        self.planes.into_iter().for_each(|plane| plane.stop(PATIENCE));
+        self.planes.into_iter().for_each(|plane| plane.stop(PATIENCE, &|| {}));
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Replacing a feed of a million entries takes the daemon a second or two.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// An end waits for planes upstream, each of which may hang, and for `nft`.
+const END_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends a request and returns what it asked for.
 ///
@@ -32,7 +34,8 @@ pub fn call(cli: &Cli, request: &Request) -> Result<Value> {
             path.display()
         )
     })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let patience = if *request == Request::Detach { END_PATIENCE } else { PATIENCE };
+    stream.set_read_timeout(Some(patience))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

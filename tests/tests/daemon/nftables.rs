@@ -1,9 +1,13 @@
 //! The daemon with its rules in nftables.
 
-use std::time::Duration;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
 
 use ftagent_tests::{
-    daemon::{Daemon, PATIENCE, wait_for},
+    daemon::{BPFFS, Daemon, PATIENCE, wait_for},
     peers, require_root,
     sandbox::Sandbox,
     traffic::{Program, Receiver},
@@ -87,12 +91,20 @@ fn a_table_that_cannot_be_removed_keeps_nothing_else_in_force() {
         daemon.ok(&["rules", "add", &format!("{SENT} then drop"), "--for", "10m", "--reason", "it floods"]).unwrap();
         let is_attached = || sandbox.command("ip -d link show wan0").unwrap().contains("prog/xdp");
         assert!(is_attached());
+        // One that refuses, and notes whether the kernel program was pinned then.
+        let (refuses, noted) = (daemon.path("nft"), daemon.path("noted"));
+        let text =
+            format!("#!/bin/sh\ntest -e {BPFFS} && echo pinned >>{0} || echo gone >>{0}\nexit 1\n", noted.display());
+        fs::write(&refuses, text).unwrap();
+        fs::set_permissions(&refuses, Permissions::from_mode(0o755)).unwrap();
         // In this sandbox's mount namespace alone.
-        sandbox.command("mount --bind /bin/false /usr/sbin/nft").unwrap();
+        sandbox.command(&format!("mount --bind {} /usr/sbin/nft", refuses.display())).unwrap();
         let refused = daemon.refused(&["detach"]).unwrap();
         assert!(refused.contains("STILL THERE on this host: the nftables table"), "{refused}");
         daemon.wait_for_end().unwrap();
         assert!(!is_attached());
+        let noted = fs::read_to_string(noted).unwrap();
+        assert!(noted.ends_with("gone\n"), "what may hang comes last: {noted}");
         // Without a daemon it is the same …
         let refused = daemon.refused(&["detach"]).unwrap();
         assert!(refused.contains("STILL THERE on this host: the nftables table"), "{refused}");

@@ -143,13 +143,14 @@ impl Plane {
     }
 
     /// Ends the thread; what is announced stays. Waits for a driver that is in the middle of something for so long
-    /// at most.
-    pub fn stop(mut self, patience: Duration) {
+    /// at most, and calls `alive` all the while.
+    pub fn stop(mut self, patience: Duration, alive: &dyn Fn()) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
         let until = Instant::now() + patience;
         let Some(thread) = self.thread.take() else { return };
         while !thread.is_finished() && Instant::now() < until {
+            alive();
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -201,7 +202,10 @@ pub fn refusals<'a>(driver: &'a dyn Driver, steps: &'a [Step]) -> impl Iterator<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::{
+        cell::Cell,
+        sync::mpsc::{Receiver, SyncSender, sync_channel},
+    };
 
     use super::*;
     use crate::{act::upstream::Act, decide::ladder::Standing};
@@ -280,11 +284,45 @@ mod tests {
         assert!(gone.settled().is_none(), "it has still to look");
         let report = gone.cleared(Instant::now() + Duration::from_secs(60), true, &|| {}).unwrap();
         assert_eq!((report.leaving, gone.settled().map(|wanted| wanted.len())), (0, Some(0)));
-        gone.stop(Duration::from_secs(10));
+        gone.stop(Duration::from_secs(10), &|| {});
         let stays = start(usize::MAX);
         let report = stays.cleared(Instant::now() + Duration::from_secs(2), true, &|| {}).unwrap();
         assert!(report.leaving > 0 && stays.settled().is_none());
-        stays.stop(Duration::from_secs(10));
+        stays.stop(Duration::from_secs(10), &|| {});
+    }
+
+    /// Is in the middle of something until it is let go.
+    struct Hangs(SyncSender<()>, Receiver<()>);
+
+    impl Driver for Hangs {
+        fn plane(&self) -> &str {
+            "hangs"
+        }
+
+        fn takes(&self, _: &What) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn reconcile(&mut self, _: &[Step], _: &dyn Witness) -> Report {
+            self.0.send(()).unwrap();
+            let _let_go = self.1.recv();
+            Report::default()
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_secs(3600)
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_a_driver_that_hangs_says_that_he_lives() {
+        let ((begins, begun), (let_go, waits)) = (sync_channel(1), sync_channel::<()>(0));
+        let plane = Plane::spawn(Box::new(Hangs(begins, waits)), Arc::new(Silent), Box::new(|_| {})).unwrap();
+        begun.recv_timeout(Duration::from_secs(10)).unwrap();
+        let said = Cell::new(0);
+        plane.stop(Duration::from_millis(200), &|| said.set(said.get() + 1));
+        assert!(said.get() > 1, "{}", said.get());
+        drop(let_go);
     }
 
     fn step(id: u32) -> Step {
@@ -306,7 +344,7 @@ mod tests {
         assert!(next().trouble.is_some());
         plane.want(vec![step(2)].into());
         assert_eq!(next(), Report { plane: "echo".into(), steps: vec![(2, Standing::Present)], ..Report::default() });
-        plane.stop(Duration::from_secs(10));
+        plane.stop(Duration::from_secs(10), &|| {});
         assert!(reports.try_recv().is_err(), "nothing was told twice");
     }
 }
