@@ -146,10 +146,10 @@ impl Agent {
     fn detach(&mut self, caller: &Caller) -> Result<Value> {
         warn!(by = %caller.name, "Detaching: nothing is filtered or counted from here on, here or upstream.");
         // What cannot be removed keeps nothing else in force, and what may hang comes last.
-        let removed = self.pins.remove_all()?;
+        let (removed, stuck) = self.pins.remove_all();
         let upstream = self.clear_upstream();
         let table = self.remove_nftables(&alive).err().map(|error| format!("{error:#}"));
-        let here: Vec<String> = table.into_iter().collect();
+        let here: Vec<String> = stuck.iter().map(|error| crate::chain(error)).chain(table).collect();
         here.iter().for_each(|what| error!("Still there: {what}."));
         Ok(json!({ "removed": removed, "here": here, "upstream": upstream }))
     }

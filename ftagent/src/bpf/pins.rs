@@ -213,34 +213,34 @@ impl Pins {
     }
 
     /// Removes everything: programs whose last reference was a pin are detached by this. Returns
-    /// the pins that were removed.
-    ///
-    /// # Errors
-    /// The first that could not be removed.
-    pub fn remove_all(&self) -> Result<Vec<PathBuf>, PinError> {
-        let mut removed = Vec::new();
-        let fail = |path: &Path| {
-            let path = path.to_owned();
-            move |source| PinError::Io { what: "removing a pin", path, source }
+    /// the pins that were removed, and those that could not be. One that stays keeps no other.
+    pub fn remove_all(&self) -> (Vec<PathBuf>, Vec<PinError>) {
+        let (mut removed, mut stuck) = (Vec::new(), Vec::new());
+        let mut note = |path: PathBuf, result: io::Result<()>, is_pin: bool| match result {
+            Ok(()) if is_pin => removed.push(path),
+            Ok(()) => {}
+            Err(source) => stuck.push(PinError::Io { what: "removing a pin", path, source }),
         };
         // Links first: once they are gone nothing filters with maps that lose their pins.
         for (_, path) in self.links() {
-            fs::remove_file(&path).map_err(fail(&path))?;
-            removed.push(path);
+            let result = fs::remove_file(&path);
+            note(path, result, true);
         }
         for dir in self.foreign_maps().into_iter().chain([self.maps()]) {
             for path in entries(&dir) {
-                fs::remove_file(&path).map_err(fail(&path))?;
-                removed.push(path);
+                let result = fs::remove_file(&path);
+                note(path, result, true);
             }
-            if dir.exists() {
-                fs::remove_dir(&dir).map_err(fail(&dir))?;
+            // What is still in it was named.
+            if dir.exists() && entries(&dir).is_empty() {
+                let result = fs::remove_dir(&dir);
+                note(dir, result, false);
             }
         }
         if self.root.exists() && entries(&self.root).is_empty() {
-            fs::remove_dir(&self.root).map_err(fail(&self.root))?;
+            note(self.root.clone(), fs::remove_dir(&self.root), false);
         }
-        Ok(removed)
+        (removed, stuck)
     }
 
     /// Removes every pin of a directory but the named ones.

@@ -110,10 +110,11 @@ fn without_daemon(config: &Config, ending: Duration) -> Result<End> {
     let log = begin(config, entry.clone().because("no daemon runs").with(Outcome::Asked))?.map(Arc::new);
     // What cannot be removed keeps nothing else in force.
     let table = remove_nftables_of(&config.paths.state).context("the nftables table");
-    let pins = Pins::at(&config.paths.bpffs).remove_all().map_err(Error::from);
-    let removed = pins.as_ref().map_or(0, Vec::len);
-    let entry = pins.as_ref().map_or(entry.clone(), |pins| entry.now(json!({ "removed": pins })));
-    let here: Vec<String> = [table.err(), pins.err()].into_iter().flatten().map(|error| format!("{error:#}")).collect();
+    let (pins, stuck) = Pins::at(&config.paths.bpffs).remove_all();
+    let removed = pins.len();
+    let entry = entry.now(json!({ "removed": pins }));
+    let stuck = stuck.iter().map(|error| crate::chain(error));
+    let here: Vec<String> = stuck.chain(table.err().map(|error| format!("{error:#}"))).collect();
     let after = if here.is_empty() { entry } else { entry.because(here.join("; ")).with(Outcome::Failed) };
     warn(log.as_ref().map_or(Ok(()), |log| log.add(after)).map_err(Error::from));
     // Black holes outlive the daemon that asked for them.
@@ -194,12 +195,14 @@ mod tests {
         let (state, pins) = (dir.path().join("state"), dir.path().join("bpf"));
         // No file that could be removed, and the journal of a provider that nobody looks after.
         fs::create_dir_all(pins.join("link_7/stuck")).unwrap();
+        fs::write(pins.join("link_8"), "").unwrap();
         fs::create_dir_all(state.join("scrub")).unwrap();
         fs::write(state.join("scrub/old.json"), "damaged").unwrap();
         let text = format!("[paths]\nstate = {state:?}\nbpffs = {pins:?}\n[audit]\nappend_only = false\n");
         let config = Config::parse(&text, "t.toml").unwrap();
         let End { here, upstream, .. } = without_daemon(&config, Duration::ZERO).unwrap();
         assert!(here.len() == 1 && here[0].contains("link_7"), "{here:?}");
+        assert!(!pins.join("link_8").exists(), "nor does it keep another");
         assert!(upstream.len() == 1 && upstream[0].contains("`old`"), "{upstream:?}");
         let dir = audit::dir(&state);
         let lines = read::Reader::new(&dir, read::Wanted::default()).next(usize::MAX).unwrap();

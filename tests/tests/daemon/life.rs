@@ -97,6 +97,26 @@ fn detach_removes_everything_with_and_without_a_daemon() {
 }
 
 #[test]
+fn a_pin_that_stays_keeps_nothing_else_in_force() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::start(sandbox, &["wan0"], SECTIONS).unwrap();
+        // No file that could be removed.
+        let stuck = format!("{BPFFS}/link_9999");
+        fs::create_dir(&stuck).unwrap();
+        let said = daemon.refused(&["detach"]).unwrap();
+        assert!(said.contains("STILL THERE on this host") && said.contains(&stuck), "{said}");
+        assert_eq!(daemon.wait_for_end().unwrap(), DETACHED, "it is the end all the same");
+        wait_for("the program's end", FIVE_SECONDS, || program("wan0").is_none().then_some(())).unwrap();
+        fs::remove_dir(stuck).unwrap();
+        daemon.ok(&["detach"]).unwrap();
+        assert!(!fs::exists(BPFFS).unwrap());
+    })
+    .unwrap();
+}
+
+#[test]
 fn detach_leaves_a_daemon_that_it_cannot_reach_alone() {
     require_root!();
     Sandbox::run(|sandbox| {
