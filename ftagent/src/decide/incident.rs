@@ -96,6 +96,9 @@ pub struct Incident {
     pub closed: Option<Now>,
     /// When it was below the exit threshold last, while it is open and waits to be closed.
     pub quiet_since: Option<Now>,
+    /// When it was looked at last; while it is open, the present. Absent where older versions wrote it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Now>,
     /// The metric that opened it and must fall for it to close.
     pub metric: Metric,
     /// The rate below which it ends, in the metric.
@@ -143,6 +146,7 @@ impl Incident {
             opened,
             closed: None,
             quiet_since: None,
+            seen: None,
             metric: Metric::Pps,
             exit_threshold: 0.0,
             pps: 0.0,

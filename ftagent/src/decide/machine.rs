@@ -138,7 +138,8 @@ impl Machine {
         for (i, mut incident) in incidents.into_iter().enumerate() {
             end_rules(&mut incident);
             if incident.is_open() {
-                let at = incident.timeline.last().map_or(incident.opened, |entry| entry.at);
+                let told = || incident.timeline.last().map_or(incident.opened, |entry| entry.at);
+                let at = incident.seen.unwrap_or_else(told);
                 let away = now.unix_ms.saturating_sub(at.unix_ms);
                 // On this boot: the clock of another says nothing.
                 let goes_on = i + 1 == count && (0..=RESUMED_MS).contains(&away) && at.mono_ns <= now.mono_ns;
@@ -415,6 +416,7 @@ impl Open {
     fn measure(&mut self, incident: &mut Incident, tick: &Tick<'_>, known: &Known<'_>) -> Vec<Event> {
         let seconds = (tick.elapsed_ns as f64 / 1e9).max(1e-3);
         let (packets, bytes, pps, bps) = self.rates(tick, known, seconds);
+        incident.seen = Some(tick.now);
         incident.packets += packets;
         incident.bytes += bytes;
         (incident.pps, incident.bps) = (pps, bps);

@@ -189,8 +189,13 @@ fn the_numbers_are_those_of_the_traffic() {
 /// Restarts in the middle of an incident, some time after which `vector` is found; returns the
 /// incidents.
 fn restarted(away_ms: i64, vector: Vector) -> Vec<Incident> {
+    restarted_after(20, away_ms, vector)
+}
+
+/// As [`restarted`], in an incident of so many ticks.
+fn restarted_after(ticks: u64, away_ms: i64, vector: Vector) -> Vec<Incident> {
     let mut node = Node::new();
-    node.run(20, &[SYN]);
+    node.run(ticks, &[SYN]);
     let kept: Vec<Incident> = node.machine.incidents().cloned().collect();
     let mono_ns = node.tick * TICK_NS;
     let now = Now { mono_ns, unix_ms: (mono_ns / 1_000_000) as i64 + away_ms };
@@ -209,6 +214,13 @@ fn an_incident_goes_on_after_a_restart_if_the_attack_does() {
     let other = restarted(5000, Vector::RstFlood);
     assert_eq!(other.len(), 2);
     assert!(!other[0].is_open() && other[1].is_open());
+
+    // Nothing new was to be said of it for longer than a daemon may be away.
+    let steady = restarted_after(7000, 2000, Vector::SynFlood);
+    assert!(steady.len() == 1 && steady[0].is_open(), "{steady:#?}");
+    let left = restarted_after(7000, 3_600_000, Vector::SynFlood);
+    let closed = left[0].closed.unwrap().mono_ns.saturating_sub(left[0].opened.mono_ns);
+    assert!(closed > 6990 * TICK_NS, "it ended when it was seen last: {closed}");
 
     let long_ago = restarted(3_600_000, Vector::SynFlood);
     assert_eq!(long_ago.len(), 2, "an hour later it is another attack");
