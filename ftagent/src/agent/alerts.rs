@@ -109,8 +109,7 @@ impl Agent {
 
 /// Says what is upstream, and what waits to be: a line for each rung, `what: more`.
 pub(super) fn upstream_text(view: &LadderStatus) -> Vec<String> {
-    // A rung stays where it was when nothing may be asked for any more; its steps are taken back all the same.
-    let acts = view.mode == LadderMode::On && view.held_back.is_none();
+    let acts = acts(view);
     let line = |rung: &RungView| {
         let how = match rung.state.as_str() {
             "dry-run" => "would be asked for upstream (dry run)",
@@ -128,12 +127,44 @@ pub(super) fn upstream_text(view: &LadderStatus) -> Vec<String> {
     view.rungs.iter().filter_map(line).collect()
 }
 
+/// What `ftagent status` says of what is upstream: a line for each rung that asks or has something, and what is still to
+/// go.
+pub(super) fn upstream_status(view: &LadderStatus) -> Vec<String> {
+    let leaving: BTreeMap<&str, usize> =
+        view.rungs.iter().filter(|rung| rung.leaving > 0).map(|rung| (plane_of(rung), rung.leaving)).collect();
+    let leaving = leaving.into_iter().map(|(plane, count)| format!("{plane} is still taking back {count} of ours"));
+    upstream_text(view).into_iter().chain(leaving).collect()
+}
+
+/// What the operator should know of the ladder, what waits for him first.
+pub(super) fn upstream_warnings(view: &LadderStatus) -> Vec<String> {
+    let waits = view.rungs.iter().filter(|rung| acts(view) && rung.state == "asking").map(|rung| {
+        let id = rung.id.map(|id| format!(" {id}")).unwrap_or_default();
+        format!(
+            "{} waits for approval: `ftagent ladder approve{id}` asks it of the plane, `deny{id}` does not",
+            rung.rung
+        )
+    });
+    waits.chain(plane_troubles(view).into_iter().map(|trouble| trouble.text)).collect()
+}
+
+/// Returns whether anything may be asked of planes: a rung stays where it was when that ends; its steps are taken back
+/// all the same.
+fn acts(view: &LadderStatus) -> bool {
+    view.mode == LadderMode::On && view.held_back.is_none()
+}
+
+/// Returns the plane that a rung is of.
+fn plane_of(rung: &RungView) -> &str {
+    if rung.rung == "source_rtbh" { "rtbh" } else { &rung.rung }
+}
+
 /// Returns the planes upstream that do not work, each once: worse where something of ours is there.
 fn plane_troubles(view: &LadderStatus) -> Vec<Trouble> {
     let mut troubles: BTreeMap<&str, Trouble> = BTreeMap::new();
     for rung in view.rungs.iter().filter(|_| view.mode != LadderMode::Off) {
         let Some(why) = &rung.trouble else { continue };
-        let plane = if rung.rung == "source_rtbh" { "rtbh" } else { &rung.rung };
+        let plane = plane_of(rung);
         let used = matches!(rung.state.as_str(), "asked" | "present" | "probing" | "watching") || rung.leaving > 0;
         let severity = if used { Severity::High } else { Severity::Medium };
         let text = format!("the plane `{plane}` upstream does not work: {why}");
@@ -180,6 +211,33 @@ mod tests {
             trouble: trouble.map(str::to_owned),
             leaving: 0,
         }
+    }
+
+    #[test]
+    fn status_says_what_is_upstream_what_waits_and_what_is_to_go() {
+        let leaving = |name: &str| RungView { leaving: 2, ..rung(name, Kind::BlackHole, "withdrawn", None) };
+        let rungs = vec![
+            rung("flowspec", Kind::Filter, "present", Some("no session is up")),
+            rung("cloud", Kind::Scrub, "asking", None),
+            leaving("source_rtbh"),
+            leaving("rtbh"),
+        ];
+        let view = LadderStatus { mode: LadderMode::On, rungs, ..LadderStatus::default() };
+        let lines = [
+            "flowspec is in force upstream: black hole for 192.0.2.7/32",
+            "cloud waits for approval: black hole for 192.0.2.7/32",
+            "rtbh is still taking back 2 of ours",
+        ];
+        assert_eq!(upstream_status(&view), lines);
+        let warnings = [
+            "cloud waits for approval: `ftagent ladder approve 1` asks it of the plane, `deny 1` does not",
+            "the plane `flowspec` upstream does not work: no session is up",
+        ];
+        assert_eq!(upstream_warnings(&view), warnings);
+        // It is taken back whatever the rungs say, and nobody is asked.
+        let off = LadderStatus { mode: LadderMode::Off, ..view };
+        assert_eq!((upstream_status(&off), upstream_warnings(&off)), (vec![lines[2].to_owned()], Vec::new()));
+        assert_eq!(upstream_status(&LadderStatus::default()), [""; 0]);
     }
 
     #[test]

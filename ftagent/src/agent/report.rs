@@ -9,6 +9,7 @@ use ftagent_common::{
 
 use super::{
     Agent,
+    alerts::{upstream_status, upstream_warnings},
     iface::{Iface, State},
     knowledge::now_ms,
     unix,
@@ -22,7 +23,9 @@ use crate::{
     record::audit::AuditStatus,
     sense::window::{IfaceSnapshot, Rate},
     serve::metrics::Facts,
-    serve::protocol::{Class, Interface, ListCounts, Mitigation, Reason, Samples, Status, TripwireStatus},
+    serve::protocol::{
+        Class, Interface, LadderStatus, ListCounts, Mitigation, Reason, Samples, Status, TripwireStatus,
+    },
 };
 
 impl Agent {
@@ -64,6 +67,7 @@ impl Agent {
         let feeds: Vec<FeedStatus> = self.feeds.status().cloned().collect();
         let blocked = feeds.iter().map(|feed| feed.entries).sum::<usize>() + self.config.lists.block.len();
         let (guard, tripwire) = self.brain.guards();
+        let ladder = self.brain.ladder();
         let early_ticks = self.sources.shared.wakes.load(std::sync::atomic::Ordering::Relaxed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -83,7 +87,7 @@ impl Agent {
                 allow: self.store.len(Which::Allow) + self.config.lists.allow.len(),
                 feeds: blocked,
             },
-            warnings: self.all_warnings(&feeds),
+            warnings: self.all_warnings(&feeds, &ladder),
             feeds,
             samples,
             now_ms: now_ms(),
@@ -94,10 +98,11 @@ impl Agent {
             capture: self.capture_status(),
             tripwire: tripwire.map(|tripwire| TripwireStatus { early_ticks, ..tripwire }),
             audit: self.audit.status(),
+            upstream: upstream_status(&ladder),
         }
     }
 
-    fn all_warnings(&self, feeds: &[FeedStatus]) -> Vec<String> {
+    fn all_warnings(&self, feeds: &[FeedStatus], ladder: &LadderStatus) -> Vec<String> {
         let unprotected = self.ifaces.iter().filter(|iface| iface.attached().is_none());
         let unprotected = unprotected.map(|iface| format!("{} is NOT protected: {}", iface.name, state(iface)));
         let held = feeds.iter().filter(|feed| feed.state == FeedState::Held).map(|feed| {
@@ -113,6 +118,7 @@ impl Agent {
         });
         unprotected
             .chain(self.brain.unwritable())
+            .chain(upstream_warnings(ladder))
             .chain(held)
             .chain(unsaved)
             .chain(self.feeds.unsaved())

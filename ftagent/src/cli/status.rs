@@ -72,6 +72,9 @@ pub fn render(status: &Status) -> String {
     if let Some(capture) = &status.capture {
         text.push_str(&capture_text(capture, status.now_ms));
     }
+    for line in &status.upstream {
+        text.push_str(&harmless(&format!("upstream: {line}\n")));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n"));
     }
@@ -249,6 +252,7 @@ mod tests {
             learning: Some(learning),
             incidents: vec![incident()],
             notices: vec![Entry { at: at(60_000), what: "the ceiling of tcp_data doubled".to_owned() }],
+            upstream: vec!["rtbh is in force upstream: black hole for 192.0.2.7/32".to_owned()],
             ..older()
         };
         let text = render(&status);
@@ -257,6 +261,7 @@ mod tests {
             "ftagent 0.1.0  pid 42  up 1m 30s",
             "mitigation auto: lists drop",
             "learning: nothing is trusted yet; 9 min 48 s more",
+            "upstream: rtbh is in force upstream: black hole for 192.0.2.7/32",
             "WARNING: eth1 is NOT protected",
             "notices of the last hour",
             "  2026-08-01 12:01:00 UTC (12 s ago)  the ceiling of tcp_data doubled",

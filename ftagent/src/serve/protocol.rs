@@ -304,6 +304,9 @@ pub struct Status {
     /// What is recorded; absent where nothing is.
     #[serde(default)]
     pub capture: Option<CaptureStatus>,
+    /// What is asked of planes upstream, is there or waits for approval, a line each.
+    #[serde(default)]
+    pub upstream: Vec<String>,
 }
 
 /// What the kernel drops by itself of a class as soon as there is too much of it, and how often it woke
