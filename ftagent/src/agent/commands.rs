@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use serde_json::{Value, json, to_value};
@@ -139,7 +139,9 @@ impl Agent {
         let change = self.feeds.confirm(name)?;
         info!(by = %caller.name, feed = name, entries = change.entries, "A held block list was confirmed.");
         let guard = self.guard();
-        self.publish_feeds(&guard)?;
+        let again =
+            || format!("`{name}` is confirmed, but not in force: it is tried again at the next look at the feeds");
+        self.publish_feeds(&guard).with_context(again)?;
         Ok(json!({ "feed": name }))
     }
 

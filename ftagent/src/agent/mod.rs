@@ -105,6 +105,8 @@ pub struct Agent {
     ifaces: Vec<Iface>,
     lists: Lists,
     feeds: Feeds,
+    /// Why the kernel has other block lists than were accepted.
+    unpublished: Option<String>,
     store: Store,
     /// The rules of operators.
     rules: OperatorRules,
@@ -216,6 +218,7 @@ impl Agent {
             ifaces,
             lists,
             feeds,
+            unpublished: None,
             store,
             rules,
             clock,
@@ -510,8 +513,10 @@ impl Agent {
         })
     }
 
-    /// Looks at the feed files and, where one changed or `anyway`, replaces the feeds in the kernel.
+    /// Looks at the feed files and, where one changed or `anyway`, replaces the feeds in the kernel. What failed last
+    /// time is tried again.
     fn poll_feeds(&mut self, anyway: bool) -> Result<()> {
+        let anyway = anyway || self.unpublished.is_some();
         if !anyway && !self.feeds.any_file_changed() {
             return Ok(());
         }
@@ -546,6 +551,12 @@ impl Agent {
     }
 
     fn publish_feeds(&mut self, guard: &Guard) -> Result<()> {
+        let published = self.replace_feeds(guard);
+        self.unpublished = published.as_ref().err().map(|error| format!("{error:#}"));
+        published
+    }
+
+    fn replace_feeds(&mut self, guard: &Guard) -> Result<()> {
         let mut set = self.feeds.build(guard).context("reading the accepted feeds")?;
         for prefix in &self.config.lists.block {
             match guard.check(*prefix, None, false) {

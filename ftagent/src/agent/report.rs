@@ -116,8 +116,15 @@ impl Agent {
         let unsaved = self.store.unsaved().map(|why| {
             format!("block and allow entries are in force but not saved, and a reboot would lose them: {why}")
         });
+        let unpublished = self.unpublished.as_ref().map(|why| {
+            let every = humantime::format_duration(self.config.feed.reload_interval);
+            format!(
+                "block lists cannot be replaced, those from before are in force: {why}; it is tried again every {every}"
+            )
+        });
         unprotected
             .chain(self.brain.unwritable())
+            .chain(unpublished)
             .chain(upstream_warnings(ladder))
             .chain(held)
             .chain(unsaved)

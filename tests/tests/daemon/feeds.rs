@@ -150,3 +150,37 @@ fn a_feed_that_goes_away_stays_in_force() {
     })
     .unwrap();
 }
+
+/// Its file does not change again, so nothing but the failure itself could have it tried again.
+#[test]
+fn a_list_that_could_not_be_replaced_is_tried_again() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::new(&["wan0"], "").unwrap();
+        let (bad, other) = (daemon.path("bad.txt"), daemon.path("other.txt"));
+        let sections = format!(
+            "[services]\ndetect = false\n[feed]\nreload_interval = \"1s\"\n[[feeds]]\nname = \"bad\"\npath = {bad:?}\n\
+             [[feeds]]\nname = \"other\"\npath = {other:?}\n"
+        );
+        daemon.configure(&sections).unwrap();
+        fs::write(other, "203.0.113.7\n").unwrap();
+        rewrite(&daemon, &hosts(0..5));
+        daemon.launch(sandbox).unwrap();
+        // The accepted copy of the other cannot be read: no whole set can be made.
+        let copy = daemon.path("state/feeds/other.accepted");
+        let aside = daemon.path("aside");
+        fs::rename(&copy, &aside).unwrap();
+        fs::create_dir(&copy).unwrap();
+        rewrite(&daemon, &hosts(0..9));
+        let warned = || daemon.status().unwrap().warnings.into_iter().find(|w| w.contains("cannot be replaced"));
+        let warning = wait_for("the warning", PATIENCE, warned).unwrap();
+        assert!(warning.contains("tried again every 1s"), "{warning}");
+        assert!(!drops(sandbox, &veth, &daemon, "198.51.100.8") && drops(sandbox, &veth, &daemon, "198.51.100.3"));
+        fs::remove_dir(&copy).unwrap();
+        fs::rename(&aside, &copy).unwrap();
+        wait_for("the lists to be in force", PATIENCE, || warned().is_none().then_some(())).unwrap();
+        assert!(drops(sandbox, &veth, &daemon, "198.51.100.8") && drops(sandbox, &veth, &daemon, "203.0.113.7"));
+    })
+    .unwrap();
+}
