@@ -126,7 +126,9 @@ fn show(cli: &Cli) -> Result<ExitCode> {
 /// Lays rules out, in the order in which they are tried.
 fn render(rules: &[RuleStatus]) -> String {
     if rules.is_empty() {
-        return "There is no rule: no operator made one, and there is no attack.\n".to_owned();
+        return "There is no rule: no operator made one, and none against an attack is in force (`ftagent status` says whether \
+                there is one).\n"
+            .to_owned();
     }
     let row = |rule: &RuleStatus| {
         let (id, whose) = match &rule.origin {
@@ -255,7 +257,9 @@ mod tests {
 
     #[test]
     fn rules_are_shown_with_prediction_and_effect() {
-        assert!(render(&[]).contains("There is no rule"));
+        assert!(
+            render(&[]).contains("none against an attack is in force (`ftagent status` says whether there is one).\n")
+        );
         let mine = of(7, "udp sport 123 len 400-1500 then rate-limit 300 pps", Origin::Operator("root(0)".to_owned()));
         let mine = RuleStatus { ends_s: Some(600), reason: "ntp\x1b[2J".to_owned(), ..mine };
         let theirs = of(1, "udp sport 11211 then drop", Origin::Incident("20260801T120000Z-1".to_owned()));
