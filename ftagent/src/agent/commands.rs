@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use ftagent_common::lists::ListEntry;
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use serde_json::{Value, json, to_value};
@@ -87,7 +88,20 @@ impl Agent {
         let who = (reason, caller.name.clone());
         let record = self.store.add(&mut self.lists, &self.clock, Which::Block, prefix, Some(lasts), who)?;
         info!(%prefix, by = %record.by, reason = %record.reason, seconds = lasts.as_secs(), "Blocked.");
-        Ok(json!({ "prefix": prefix, "for_s": lasts.as_secs(), "record": record }))
+        let warning = self.overruled(prefix)?;
+        Ok(json!({ "prefix": prefix, "for_s": lasts.as_secs(), "record": record, "warning": warning }))
+    }
+
+    /// Says which entries of the allow list overrule a block of a prefix, if any does.
+    fn overruled(&self, prefix: IpNet) -> Result<Option<String>> {
+        let now = self.clock.now();
+        let mut allowed = self.lists.entries(Which::Allow)?;
+        allowed.retain(|(_, entry)| entry.expires > now);
+        let named = |(net, entry): &(IpNet, ListEntry)| {
+            let record = self.store.record(Which::Allow, *net).filter(|_| entry.origin != origin::CONFIG);
+            (*net, record.map_or("`lists.allow` of the configuration".to_owned(), |record| record.by.clone()))
+        };
+        Ok(overruled(prefix, &allowed.iter().map(named).collect::<Vec<_>>()))
     }
 
     fn allow(&mut self, entry: Entry, caller: &Caller) -> Result<Value> {
@@ -223,6 +237,20 @@ fn alive() {
     super::notify(&[NotifyState::Watchdog]);
 }
 
+/// Says which of these overrule a block of a prefix, each with who allowed it: all of it, or addresses of it.
+fn overruled(prefix: IpNet, allowed: &[(IpNet, String)]) -> Option<String> {
+    const NAMED: usize = 4;
+    if let Some((net, by)) = allowed.iter().find(|(net, _)| net.contains(&prefix)) {
+        return Some(format!("nothing of {prefix} is dropped, because {net} is allowed (by {by}), which overrules it"));
+    }
+    let mut within: Vec<_> = allowed.iter().filter(|(net, _)| prefix.contains(net)).collect();
+    within.sort_unstable();
+    let named: Vec<String> = within.iter().take(NAMED).map(|(net, by)| format!("{net} (by {by})")).collect();
+    let more = if within.len() > NAMED { format!(" and {} more", within.len() - NAMED) } else { String::new() };
+    (!within.is_empty())
+        .then(|| format!("not dropped, because allowed, which overrules it: {}{more}", named.join(", ")))
+}
+
 /// Returns the sections that differ and need a restart.
 fn fixed(new: &Config, old: &Config) -> Vec<&'static str> {
     let sections = [
@@ -269,6 +297,35 @@ fn keeping(mut new: Config, old: &Config) -> Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_names_what_overrules_it() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let allowed = |nets: &[&str]| nets.iter().map(|text| (net(text), "root(0)".to_owned())).collect::<Vec<_>>();
+        let all = "nothing of 203.0.113.0/24 is dropped, because ";
+        let some = "not dropped, because allowed, which overrules it: ";
+        let cases = [
+            (&[][..], None),
+            (&["198.51.100.0/24", "2001:db8::/32"], None),
+            (&["203.0.113.7/32", "203.0.113.0/24"], Some((all, "203.0.113.0/24 is allowed (by root(0))"))),
+            (&["203.0.0.0/16"], Some((all, "203.0.0.0/16 is allowed (by root(0))"))),
+            (
+                &["203.0.113.9/32", "203.0.113.7/32"],
+                Some((some, "203.0.113.7/32 (by root(0)), 203.0.113.9/32 (by root(0))")),
+            ),
+            (
+                &["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32", "203.0.113.4/32", "203.0.113.5/32"],
+                Some((some, " and 1 more")),
+            ),
+        ];
+        for (nets, wanted) in cases {
+            let said = overruled(net("203.0.113.0/24"), &allowed(nets));
+            assert_eq!(said.is_some(), wanted.is_some(), "{nets:?}: {said:?}");
+            if let Some(((begins, part), said)) = wanted.zip(said) {
+                assert!(said.starts_with(begins) && said.contains(part), "{nets:?}: {said}");
+            }
+        }
+    }
 
     #[test]
     fn what_needs_a_restart_is_named_and_kept_as_a_whole() {

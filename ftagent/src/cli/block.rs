@@ -78,7 +78,8 @@ pub fn block(cli: &Cli, args: &Block) -> Result<ExitCode> {
     let entry = entry(args.target.prefix, args.lasts, &args.reason, args.force);
     let data = call(cli, &Request::Block(entry))?;
     let lasts = super::text::duration(data["for_s"].as_u64().unwrap_or(0));
-    print(cli, &data, &format!("{} is blocked for {lasts}.", args.target.prefix))
+    let warning = data["warning"].as_str().map(|warning| format!("\nWARNING: {warning}")).unwrap_or_default();
+    print(cli, &data, &format!("{} is blocked for {lasts}.{warning}", args.target.prefix))
 }
 
 /// Removes a block entry.

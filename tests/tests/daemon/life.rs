@@ -171,9 +171,10 @@ fn what_the_configuration_allows_no_operator_ends() {
     Sandbox::run(|sandbox| {
         let veth = sandbox.veth("wan0", "peer0").unwrap();
         let mut daemon = Daemon::start(sandbox, &["wan0"], &allowing(&["203.0.113.0/24"])).unwrap();
-        for net in ["198.51.100.0/24", "203.0.113.0/24"] {
-            daemon.ok(&["block", net]).unwrap();
-        }
+        assert!(!daemon.ok(&["block", "198.51.100.0/24"]).unwrap().contains("WARNING"));
+        let said = daemon.ok(&["block", "203.0.113.0/24"]).unwrap();
+        assert!(said.contains("WARNING: nothing of 203.0.113.0/24 is dropped"), "{said}");
+        assert!(said.contains("`lists.allow` of the configuration"), "{said}");
         for args in [&["allow", "203.0.113.0/24", "--for", "1s"][..], &["allow", "203.0.113.0/24", "--remove"]] {
             let said = daemon.refused(args).unwrap();
             assert!(said.contains("`lists.allow` of the configuration allows 203.0.113.0/24"), "{said}");
