@@ -206,11 +206,18 @@ fn accepted(answer: &Accepted) -> String {
 
 fn reset(cli: &Cli, class: Option<&str>, yes: bool) -> Result<()> {
     let what = class.map_or("of every class".to_owned(), |class| format!("of `{class}`"));
+    // What is normal of the others stays trusted.
+    let disarmed = match class {
+        None => disarmed(&ask(cli, &Request::Incidents { id: None })?),
+        Some(_) => String::new(),
+    };
     if !yes {
         let warning = format!(
-            "What was learned {what} is forgotten, and learning starts anew. `ftagent baseline export FILE` keeps a copy.\n"
+            "What was learned {what} is forgotten, and learning starts anew. `ftagent baseline export FILE` keeps a copy.\n{disarmed}"
         );
         confirm(&warning, "Forget it?")?;
+    } else if !disarmed.is_empty() {
+        eprint!("ftagent: WARNING: {disarmed}");
     }
     let answer = call(cli, &Request::BaselineReset { class: class.map(str::to_owned) })?;
     if cli.json {
@@ -219,6 +226,21 @@ fn reset(cli: &Cli, class: Option<&str>, yes: bool) -> Result<()> {
         println!("What was learned {what} is forgotten.\n{}", learning_text(&serde_json::from_value(answer)?));
     }
     Ok(())
+}
+
+/// Says what forgetting what is normal does to attacks that go on; empty where there is none.
+fn disarmed(incidents: &Incidents) -> String {
+    let mut open = incidents.incidents.iter().filter(|incident| incident.is_open()).peekable();
+    if open.peek().is_none() {
+        return String::new();
+    }
+    let text = "In the middle of an attack: rules against it drop nothing until normal is known again, where \
+                `mitigation.mode` is \"auto\" and customers send such packets too.\n"
+        .to_owned();
+    open.fold(text, |text, incident| {
+        let now = [rate(incident.pps, Metric::Pps), rate(incident.bps, Metric::Bps)].join(", ");
+        text + &harmless(&format!("  disarms    {}  {}  {now}\n", incident.id, incident.vector.as_str()))
+    })
 }
 
 /// Tells what will happen and goes on only after a yes.
@@ -309,6 +331,7 @@ fn milliseconds(seconds: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::{Incident, Now};
 
     #[test]
     fn learning_says_how_long_until_it_is_trusted() {
@@ -348,6 +371,18 @@ mod tests {
         assert_eq!(accepted(&answer), format!("{wanted}{}\n", table.join("\n")));
         let none = Accepted { events: Vec::new(), moved: Vec::new() };
         assert!(accepted(&none).ends_with("No threshold moved.\n"));
+    }
+
+    #[test]
+    fn forgetting_in_the_middle_of_an_attack_says_that_it_disarms() {
+        let learning = Learning { state: "learned".to_owned(), learned_s: 1, trust_after_s: 1, bound: String::new() };
+        let of = |incidents| Incidents { now_ms: 0, learning: learning.clone(), incidents, notices: Vec::new() };
+        let (open, now) = (super::super::incidents::tests::incident(), Now::default());
+        let over = Incident { id: "over".to_owned(), closed: Some(now), ..open.clone() };
+        assert_eq!(disarmed(&of(vec![over.clone()])), "");
+        let said = disarmed(&of(vec![over, open.clone()]));
+        assert!(said.contains("drop nothing until normal is known again") && !said.contains("over  "), "{said}");
+        assert!(said.contains(&format!("  disarms    {}  syn_flood  ", open.id)), "{said}");
     }
 
     #[test]
