@@ -307,7 +307,9 @@ impl Brain {
 
     /// Says what no rule may match, and whether rules are made and drop.
     pub(super) fn set_bounds(&self, exempt: Exempt, mode: Mode) {
-        self.core().put(Input::Bounds { exempt, mode });
+        let mut core = self.core();
+        core.mitigator.iter_mut().filter(|_| mode == Mode::Observe).for_each(Mitigator::end_inherited);
+        core.put(Input::Bounds { exempt, mode });
     }
 
     /// Takes the rules of operators, in force when this returns.

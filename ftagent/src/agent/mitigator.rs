@@ -251,6 +251,11 @@ impl Mitigator {
         }
     }
 
+    /// Ends what an earlier life left by the next second: nothing is dropped by itself any more.
+    pub(super) fn end_inherited(&mut self) {
+        self.inherited.clear();
+    }
+
     /// Puts into force what is wanted after a tick, where that changed or is due for renewal.
     /// Returns what does not work, once.
     pub(super) fn follow(&mut self, now_ns: u64, (decided, generation): (&[Wanted], u64)) -> Option<String> {
@@ -532,6 +537,18 @@ mod tests {
         assert_eq!(mitigator.view().rules[1].owner, Owner::Inherited);
         mitigator.follow(now + 11 * SECOND, (&[decided(1, "udp sport 123 then drop")], 2));
         assert_eq!(last(&fake), ["udp sport 123 then drop"], "the other has ended");
+    }
+
+    #[test]
+    fn who_only_watches_ends_what_an_earlier_life_left() {
+        let old = vec![decided(1, "udp sport 123 then drop"), decided(2, "udp sport 53 then drop")];
+        let (mut mitigator, fake) = mitigator(old);
+        let now = clock::monotonic_ns();
+        mitigator.follow(now, (&[], 0));
+        assert_eq!(last(&fake).len(), 2);
+        mitigator.end_inherited();
+        mitigator.follow(now + SECOND, (&[decided(1, "udp sport 123 then count")], 1));
+        assert_eq!(last(&fake), ["udp sport 123 then count"]);
     }
 
     #[test]

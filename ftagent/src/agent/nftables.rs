@@ -21,6 +21,7 @@ use super::{
     Agent,
     iface::{Iface, State},
     mitigator::Plane,
+    rules::mode_of,
 };
 use crate::{
     act::{
@@ -34,7 +35,7 @@ use crate::{
         rules::{KernelRules, RulesError},
     },
     config::RulePlane,
-    decide::mitigate::{RuleCount, Wanted},
+    decide::mitigate::{Mode, RuleCount, Wanted},
     rule::Action,
 };
 
@@ -114,6 +115,10 @@ impl Agent {
         if self.config.mitigation.plane == RulePlane::Xdp {
             remove_nftables_of(&self.config.paths.state)
                 .context("removing the nftables table of an earlier configuration")?;
+            // What operators made takes the place of an earlier life's rules at once; else nothing would.
+            if mode_of(&self.config) == Mode::Observe && self.rules.rules().is_empty() {
+                kernel.install(&[], self.clock.hz()).context("taking an earlier life's rules out")?;
+            }
             return Ok(Box::new(Enforcer::new(kernel)));
         }
         let mut nft = Nft::default();

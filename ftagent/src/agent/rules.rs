@@ -54,7 +54,12 @@ impl Agent {
         let any = !inherited.is_empty() || !self.rules.rules().is_empty();
         if any {
             let (operators, earlier) = (self.rules.rules().len(), inherited.len());
-            info!(operators, earlier, "Rules were restored; those of an earlier life stay until they end.");
+            let until = if mode_of(&self.config) == Mode::Observe {
+                "end now: this one observes"
+            } else {
+                "stay until they end"
+            };
+            info!(operators, earlier, "Rules were restored; those of an earlier life {until}.");
         }
         let guard = KernelGuard::open(&first.ebpf).context("opening the kernel's guard")?;
         let tripwire = KernelTripwire::open(&first.ebpf).context("opening the kernel's tripwire")?;

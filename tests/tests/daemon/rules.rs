@@ -221,22 +221,46 @@ fn what_the_kernel_has_no_room_for_is_refused_and_changes_nothing() {
     .unwrap();
 }
 
+/// Writes down what an earlier life of the daemon would have a minute ago: one rule that goes on for 30 seconds, and one
+/// that has ended.
+fn leave(daemon: &Daemon) {
+    let rule = |sport: u16, ttl_ms: u64| {
+        json!({ "id": sport, "ttl_ms": ttl_ms, "rule": {
+            "match": { "proto": [17], "sport": [sport] }, "action": "drop",
+            "origin": { "incident": "20260801T120000Z-1" }, "reason": "a flood",
+        } })
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let left = json!({ "version": 1, "at_unix": now - 60, "rules": [rule(40_000, 90_000), rule(40_001, 59_000)] });
+    fs::create_dir(daemon.path("state")).unwrap();
+    fs::write(daemon.path("state").join("mitigation.json"), left.to_string()).unwrap();
+}
+
+#[test]
+fn who_observes_ends_rules_of_an_earlier_life() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
+        leave(&daemon);
+        daemon.launch(sandbox).unwrap();
+        assert!(wait_for("it to drop", PATIENCE, || drops(sandbox, &veth, &daemon, "192.0.2.7").then_some(())).is_ok());
+        daemon.kill().unwrap();
+        daemon.configure(&format!("{SECTIONS}[mitigation]\nmode = \"observe\"\n")).unwrap();
+        daemon.launch(sandbox).unwrap();
+        assert!(!drops(sandbox, &veth, &daemon, "192.0.2.7"), "the kernel would go on for 30 s");
+        assert!(daemon.rules().unwrap().rules.is_empty());
+    })
+    .unwrap();
+}
+
 #[test]
 fn rules_of_an_earlier_life_end_by_themselves() {
     require_root!();
     Sandbox::run(|sandbox| {
         let veth = sandbox.veth("wan0", "peer0").unwrap();
         let mut daemon = Daemon::new(&["wan0"], SECTIONS).unwrap();
-        let rule = |sport: u16, ttl_ms: u64| {
-            json!({ "id": sport, "ttl_ms": ttl_ms, "rule": {
-                "match": { "proto": [17], "sport": [sport] }, "action": "drop",
-                "origin": { "incident": "20260801T120000Z-1" }, "reason": "a flood",
-            } })
-        };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let left = json!({ "version": 1, "at_unix": now - 60, "rules": [rule(40_000, 90_000), rule(40_001, 59_000)] });
-        fs::create_dir(daemon.path("state")).unwrap();
-        fs::write(daemon.path("state").join("mitigation.json"), left.to_string()).unwrap();
+        leave(&daemon);
         daemon.launch(sandbox).unwrap();
         assert!(wait_for("it to drop", PATIENCE, || drops(sandbox, &veth, &daemon, "192.0.2.7").then_some(())).is_ok());
         let ended = template(&veth, "192.0.2.7", (40_001, 9), b"x");
