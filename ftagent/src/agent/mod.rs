@@ -11,6 +11,7 @@ pub mod brain;
 mod capture;
 mod commands;
 mod explain;
+mod feeds;
 mod gate;
 pub mod iface;
 mod keeper;
@@ -62,7 +63,7 @@ use self::{
 use crate::{
     act::{
         operator::OperatorRules,
-        store::{Store, origin, unix},
+        store::{Store, unix},
     },
     alert::Post,
     bpf::{
@@ -77,7 +78,7 @@ use crate::{
     },
     config::{AttachMode, Config, Metrics},
     decide::ladder::{Kept, Kind},
-    feeds::{FeedEventKind, Feeds},
+    feeds::Feeds,
     record::{
         audit::{AuditLog, Entry},
         recorder::Handle,
@@ -85,7 +86,7 @@ use crate::{
     },
     sense::{
         host::{
-            Guard, HostFacts, HostRoot, udp_services,
+            HostFacts, HostRoot, udp_services,
             watch::{self, Latest},
         },
         poll::{Poll, Target},
@@ -511,68 +512,6 @@ impl Agent {
             host: Arc::clone(latest),
             sink: Box::new(move |observed| brain.observe(observed)),
         })
-    }
-
-    /// Looks at the feed files and, where one changed or `anyway`, replaces the feeds in the kernel. What failed last
-    /// time is tried again.
-    fn poll_feeds(&mut self, anyway: bool) -> Result<()> {
-        let anyway = anyway || self.unpublished.is_some();
-        if !anyway && !self.feeds.any_file_changed() {
-            return Ok(());
-        }
-        let guard = self.guard();
-        let events = self.feeds.poll(&guard);
-        for event in &events {
-            self.audit_feed(event);
-            let feed = &event.name;
-            match &event.kind {
-                FeedEventKind::Accepted { change, report } => {
-                    info!(%feed, entries = change.entries, added = change.added, removed = change.removed, "A block list was read.");
-                    if let Some(note) = report.note() {
-                        warn!(%feed, %note, "Lines of the block list were left out; the rest is in force.");
-                    }
-                }
-                FeedEventKind::Held { change, .. } => warn!(
-                    %feed, entries = change.entries, added = change.added, removed = change.removed,
-                    "A block list changed by more than half and is held: `ftagent feeds confirm` takes it."
-                ),
-                FeedEventKind::Missing => {
-                    warn!(%feed, "The block list's file is gone; its last version stays in force.")
-                }
-                FeedEventKind::Failed { error } => {
-                    warn!(%feed, %error, "A block list cannot be used; its last version stays in force.")
-                }
-            }
-        }
-        if anyway || events.iter().any(crate::feeds::FeedEvent::changes_set) {
-            self.publish_feeds(&guard)?;
-        }
-        Ok(())
-    }
-
-    fn publish_feeds(&mut self, guard: &Guard) -> Result<()> {
-        let published = self.replace_feeds(guard);
-        self.unpublished = published.as_ref().err().map(|error| format!("{error:#}"));
-        published
-    }
-
-    fn replace_feeds(&mut self, guard: &Guard) -> Result<()> {
-        let mut set = self.feeds.build(guard).context("reading the accepted feeds")?;
-        for prefix in &self.config.lists.block {
-            match guard.check(*prefix, None, false) {
-                Ok(()) => set.push(*prefix, origin::CONFIG),
-                Err(refusal) => warn!(%prefix, reason = refusal.reason(), "An entry of `lists.block` is left out."),
-            }
-        }
-        if let Some(nft) = &mut self.nft {
-            nft.take_feeds(&set, self.config.feed.ttl);
-        }
-        let (prefixes, begun) = (set.len(), Instant::now());
-        self.lists.publish_feeds(set, self.clock.after(self.config.feed.ttl))?;
-        if prefixes > 0 {
-            info!(prefixes, took_ms = begun.elapsed().as_millis() as u64, "Block lists are in force.");
-        }
-        Ok(())
     }
 
     fn refresh_services(&mut self) -> Result<()> {
