@@ -328,7 +328,7 @@ mod tests {
         ];
         let calm = GuardStatus { ports: ports.clone(), ..GuardStatus::default() };
         let wanted = "guard: not armed\n  may be armed for tcp 443, udp ephemeral\n  \
-            not for tcp 9090: 100.00 % of its packets in calm had no socket: translated or proxied\n  \
+            not for tcp 9090: 100.00 % of its IPv4 packets in calm had no socket: translated or proxied\n  \
             not for tcp 22: 400 of 1000 packets in calm were looked up\n";
         assert_eq!(guard_text(&calm, NOON), wanted);
         ports.extend((1..=9).map(|number| port(Transport::Tcp, &number.to_string(), 1.0, 1.0)));
