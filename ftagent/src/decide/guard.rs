@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Now, Packet, Vector,
-    flows::{Flow, note},
+    flows::{Flow, Half, note},
     packet::tcp,
 };
 
@@ -27,6 +27,8 @@ const LOOKUPS: f64 = 1000.0;
 const FOUND: f64 = 0.999;
 /// What is asked answers from a port below this one (RFC 6335, 6: system ports).
 const SERVICES: u16 = 1024;
+/// Packets that went past this host's sockets, in parts of those that were looked up: more are no strays.
+const PAST: f64 = 0.02;
 /// What sums of fractions may be off by.
 const ROUNDING: f64 = 1e-6;
 /// Ports of which it is known.
@@ -130,12 +132,17 @@ pub struct Found {
     pub asked6: f64,
     /// Those that had a socket.
     pub found6: f64,
+    /// Packets beside these that went past this host's own sockets, it seems: who forges a few of them must not
+    /// keep the guard off, and of what is translated they are most.
+    pub past: f64,
+    /// Of these, those of IPv6.
+    pub past6: f64,
 }
 
 impl Found {
     /// Returns whether the socket table is right about this port.
     pub fn is_valid(&self) -> bool {
-        self.asked >= LOOKUPS && self.families().into_iter().all(|(asked, found)| is_right(asked, found))
+        self.asked >= LOOKUPS && self.families().into_iter().all(|family| family.is_right())
     }
 
     /// Returns why it may not be armed, in words; `None` where it may.
@@ -143,15 +150,21 @@ impl Found {
         if self.asked < LOOKUPS {
             return Some(format!("{:.0} of {LOOKUPS:.0} packets in calm were looked up", self.asked));
         }
-        let wrong = |(_, (asked, found)): &(&str, (f64, f64))| !is_right(*asked, *found);
-        let (family, (asked, found)) = ["IPv4", "IPv6"].into_iter().zip(self.families()).find(wrong)?;
-        let missed = 100.0 * (1.0 - found / asked);
+        let mut families = ["IPv4", "IPv6"].into_iter().zip(self.families());
+        let (family, Family { asked, found, past }) = families.find(|(_, family)| !family.is_right())?;
+        let missed = 100.0 * (asked - found + past) / (asked + past);
         Some(format!("{missed:.2} % of its {family} packets in calm had no socket: translated or proxied"))
     }
 
-    /// Returns what was asked and found for IPv4 and for IPv6.
-    fn families(&self) -> [(f64, f64); 2] {
-        [(self.asked - self.asked6, self.found - self.found6), (self.asked6, self.found6)]
+    /// Returns what was seen of IPv4 and of IPv6.
+    fn families(&self) -> [Family; 2] {
+        let v6 = Family { asked: self.asked6, found: self.found6, past: self.past6 };
+        [Family { asked: self.asked - v6.asked, found: self.found - v6.found, past: self.past - v6.past }, v6]
+    }
+
+    fn add_past(&mut self, v6: bool) {
+        self.past += 1.0;
+        self.past6 += f64::from(u8::from(v6));
     }
 
     fn add(&mut self, v6: bool, has_socket: bool) {
@@ -163,15 +176,30 @@ impl Found {
     }
 
     fn fade(&mut self, factor: f64) {
-        for number in [&mut self.asked, &mut self.found, &mut self.asked6, &mut self.found6] {
-            *number *= factor;
-        }
+        let Self { asked, found, asked6, found6, past, past6 } = self;
+        [asked, found, asked6, found6, past, past6].into_iter().for_each(|number| *number *= factor);
     }
 }
 
-/// Returns whether so few lookups missed that the socket table is right: of few, one may.
-fn is_right(asked: f64, found: f64) -> bool {
-    asked - found <= (1.0 - FOUND) * asked.max(LOOKUPS) + ROUNDING
+/// What lookups for one family found.
+#[derive(Clone, Copy, Debug)]
+struct Family {
+    asked: f64,
+    found: f64,
+    past: f64,
+}
+
+impl Family {
+    /// Returns whether so few lookups missed that the socket table is right: of few, one may.
+    fn is_right(&self) -> bool {
+        let Self { asked, found, past } = *self;
+        let all = asked.max(LOOKUPS);
+        asked - found <= (1.0 - FOUND) * all + ROUNDING && past <= PAST * all
+    }
+
+    fn is_sound(&self) -> bool {
+        (-ROUNDING..=self.asked + ROUNDING).contains(&self.found) && self.past >= -ROUNDING && self.past.is_finite()
+    }
 }
 
 /// What the guard does.
@@ -232,7 +260,7 @@ impl TryFrom<Saved> for Validation {
         let sound = |found: &Found| {
             found.asked.is_finite()
                 && (-ROUNDING..=found.asked).contains(&found.asked6)
-                && found.families().into_iter().all(|(asked, found)| (-ROUNDING..=asked + ROUNDING).contains(&found))
+                && found.families().into_iter().all(|family| family.is_sound())
         };
         if let Some((transport, ports, found)) = seen.iter().find(|(.., found)| !sound(found)) {
             return Err(format!("{} of {} lookups for {transport} {ports} make no sense", found.found, found.asked));
@@ -275,9 +303,15 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Returns whether it was somebody's and had no socket of its own. What is missing for others says nothing: stray
-    /// segments come from anywhere, and must not be able to keep the guard off.
+    /// Returns whether it was somebody's, without a socket. What is missing for others says nothing: stray segments
+    /// come from anywhere, and must not be able to keep the guard off.
     fn is_missed(&self) -> bool {
+        self.answer == Answer::Nothing && self.transport == Transport::Tcp && self.conversing && !self.is_syn
+    }
+
+    /// Returns whether it goes past this host's sockets, it seems, to a container or another host: whoever forges a few
+    /// packets with care can make it seem so.
+    fn is_past(&self) -> bool {
         match (self.answer, self.transport) {
             // A listener has nobody's connection: a proxy listens there, and what is translated goes past it.
             (Answer::Listener, _) => self.conversing && !self.closed && !self.is_syn,
@@ -285,8 +319,7 @@ impl Lookup {
             (Answer::Nothing, Transport::Udp) => {
                 self.conversing || self.from < SERVICES && Ports::of(self.port) == Ports::Ephemeral
             }
-            (Answer::Nothing, Transport::Tcp) => self.conversing && !self.is_syn,
-            (Answer::Socket, _) => false,
+            (Answer::Nothing, Transport::Tcp) | (Answer::Socket, _) => false,
         }
     }
 }
@@ -298,15 +331,20 @@ impl Validation {
         if answer == Answer::Listener && self.listeners.len() < PORTS {
             self.listeners.insert(port);
         }
-        let missed = lookup.is_missed();
-        if !missed && (is_syn || answer != Answer::Socket) {
+        let (missed, past) = (lookup.is_missed(), lookup.is_past());
+        if !missed && !past && (is_syn || answer != Answer::Socket) {
             return;
         }
         let key = (transport, Ports::of(port));
         if self.seen.len() >= PORTS && !self.seen.contains_key(&key) && !self.make_room() {
             return;
         }
-        self.seen.entry(key).or_default().add(v6, !missed);
+        let found = self.seen.entry(key).or_default();
+        if past {
+            found.add_past(v6);
+        } else {
+            found.add(v6, !missed);
+        }
     }
 
     /// Forgets the half that was asked for least, which is a proxy's own ports: a service that is seen late has to find
@@ -406,6 +444,12 @@ impl Sentry {
         };
         let goes_on =
             |flow: &Flow| if transport == Transport::Tcp { flow.is_established() } else { flow.is_sustained() };
+        // What completes a handshake that a cookie answered finds the listener, and so do the first data.
+        let opens = |flow: &Flow| {
+            let follows = |half: &Half| half.flags & tcp::SYN != 0 && packet.seq == half.isn.wrapping_add(1);
+            flow.halves.iter().any(follows)
+        };
+        let is_syn = is_syn || answer == Answer::Listener && flow.is_some_and(opens);
         self.validation.note(&Lookup {
             transport,
             v6: packet.dst().is_some_and(|dst| dst.is_ipv6()),

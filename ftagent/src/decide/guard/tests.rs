@@ -158,7 +158,7 @@ fn a_port_that_is_translated_past_a_listener_is_not_armed() {
     ];
     for (name, lookup, armed) in cases {
         let mut validation = after(Transport::Tcp, 443, 4000, 0);
-        note(&mut validation, 20, lookup);
+        note(&mut validation, 200, lookup);
         assert_eq!(validation.plan(&[Vector::SynFlood]).cookies.contains(&443), armed, "{name}");
     }
     // One family's sockets say nothing of the other's.
@@ -169,6 +169,40 @@ fn a_port_that_is_translated_past_a_listener_is_not_armed() {
     assert!(validation.plan(&[Vector::SynFlood]).is_empty());
     let (.., found) = validation.iter().next().unwrap();
     assert!(found.why_not().unwrap().contains("IPv4"), "{:?}", found.why_not());
+}
+
+#[test]
+fn a_few_that_are_forged_with_care_keep_no_guard_off() {
+    let mut tcp = after(Transport::Tcp, 443, 10_000, 0);
+    note(&mut tcp, 150, of(Transport::Tcp, 443, Answer::Listener));
+    assert!(!tcp.plan(&[Vector::SynFlood]).is_empty());
+    let mut udp = after(Transport::Udp, 40_000, 10_000, 0);
+    note(&mut udp, 150, stray(Transport::Udp, 40_000, Answer::Nothing));
+    assert!(!udp.plan(&[Vector::UdpFlood]).is_empty());
+}
+
+#[test]
+fn what_a_cookie_answered_finds_the_listener_and_is_no_miss() {
+    use crate::decide::{
+        flows::Flows,
+        frames::{Dice, connection, decoded, member},
+    };
+    let (mut sentry, mut flows) =
+        (Sentry { validation: after(Transport::Tcp, 80, 2000, 0), ..Sentry::default() }, Flows::new(3));
+    for client in 0..300 {
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+        let packets = connection(&mut Dice(client), member(client), 80, &[request], 300);
+        for (number, (inbound, frame)) in packets.iter().enumerate() {
+            let mut packet = decoded(client * 1_000_000 + number as u64, frame);
+            let (mark, _) = flows.note(&packet, !inbound, false);
+            let opens = *inbound && packet.seq == flows.get(&mark).unwrap().halves[0].isn.wrapping_add(1);
+            packet.socket = if number == 0 || opens { socket::LISTENER } else { socket::CONNECTED };
+            if *inbound {
+                sentry.note(&packet, flows.get(&mark));
+            }
+        }
+    }
+    assert!(sentry.validation().plan(&[Vector::SynFlood]).cookies.contains(&80), "{:?}", sentry.validation());
 }
 
 #[test]
@@ -187,7 +221,7 @@ fn what_is_translated_to_containers_keeps_the_guard_off_for_udp() {
     ];
     for (name, lookup, ports, armed) in cases {
         let mut validation = after(Transport::Udp, lookup.port, 2000, 0);
-        note(&mut validation, 20, lookup);
+        note(&mut validation, 200, lookup);
         assert_eq!(validation.plan(&[Vector::UdpFlood]).has(Transport::Udp, ports), armed, "{name}");
     }
 }
@@ -209,6 +243,6 @@ fn what_an_earlier_version_wrote_counts_as_ipv4() {
     let text = r#"{"seen":[["tcp","443",{"asked":4000.0,"found":4000.0}]],"listeners":[443]}"#;
     let mut read: Validation = serde_json::from_str(text).unwrap();
     assert!(read.plan(&[Vector::SynFlood]).cookies.contains(&443));
-    note(&mut read, 3, Lookup { v6: true, ..of(Transport::Tcp, 443, Answer::Listener) });
+    note(&mut read, 30, Lookup { v6: true, ..of(Transport::Tcp, 443, Answer::Listener) });
     assert!(read.plan(&[Vector::SynFlood]).is_empty());
 }
