@@ -13,7 +13,7 @@ use crate::decide::{
     analyst::{Analyst, Seen},
     classify::Scene,
     flows::{Flow, State, note},
-    reservoir::{Clean, Glimpse, Reservoir, is_served, vouches},
+    reservoir::{Clean, Glimpse, Reservoir, vouches},
     synthesis::Sample,
 };
 
@@ -138,7 +138,8 @@ pub fn is_of_before(scene: &Scene<'_>, seen: &Seen, began_ns: u64) -> bool {
     let fits = if seen.packet.is_tcp() {
         flow.is_established() && matches!(seen.mark.state, State::Steady | State::Same)
     } else {
-        vouches(flow, is_served(&seen.packet))
+        // Who merely goes on may have begun early for the purpose, or in a pulse before.
+        vouches(flow, false)
     };
     old && fits
 }

@@ -272,12 +272,7 @@ fn rules_end_with_the_attack_and_are_remembered() {
 
 #[test]
 fn a_rule_that_hits_conversations_from_before_is_taken_back() {
-    taken_back(World::calm(game));
-    // The daemon does not see what a server answers its players.
-    taken_back(World::calm_daemon(game));
-}
-
-fn taken_back(mut world: World) {
+    let mut world = World::calm(game);
     world.attack(floods::signature, 5);
     let bad = Choice {
         matches: "udp dport 27016".parse().unwrap(),

@@ -8,6 +8,11 @@ use crate::decide::{
     mitigate::{Phase, life::Life},
 };
 
+/// So long no rule is made against holders of connections after the kernel had no room for one, nanoseconds.
+const REFUSED_NS: u64 = 60_000_000_000;
+/// So long nothing else is looked for after the kernel did not take a rule, nanoseconds.
+const AFTER_REFUSAL_NS: u64 = 1_000_000_000;
+
 impl Keeper {
     /// Moves rules on: to force, or to their end. Returns those that cost too much, too.
     pub(super) fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> (Vec<Event>, Vec<Life>) {
@@ -41,6 +46,11 @@ impl Keeper {
                 (true, Phase::Ended) => *holders.entry("ended: they match nothing any more").or_default() += 1,
                 (true, Phase::Enforcing) => *holders.entry("are in force").or_default() += 1,
                 (true, Phase::Shadow) => *holders.entry("only count from now on").or_default() += 1,
+                (true, Phase::Withdrawn) if life.refused => {
+                    *holders.entry("taken back: the kernel does not take them").or_default() += 1;
+                    // Nor others of the kind, as long as there is no room.
+                    self.held_ns = now_ns + REFUSED_NS;
+                }
                 (false, _) | (true, Phase::Withdrawn) => lines.push(format!("rule {} {what}", life.id)),
             }
         }
@@ -50,6 +60,11 @@ impl Keeper {
         done.retain(|life| life.phase == Phase::Withdrawn);
         for life in &done {
             self.refuse(life.choice.matches.clone());
+            if life.refused {
+                // What takes the room may go: it is still what worked.
+                self.pause_ns = self.pause_ns.max(AFTER_REFUSAL_NS);
+                continue;
+            }
             self.memory.forget(&life.choice.matches);
             self.spare(&life.touched);
         }
