@@ -323,11 +323,8 @@ fn journal_bytes(text: &str, problems: &mut Problems) -> u64 {
     match size(text) {
         // Nothing is kept to replay from.
         Some(0) => 0,
-        Some(value) if value > MOST_JOURNAL_BYTES => {
-            let what = format!("{text} is more than `ftagent replay` reads of one journal");
-            problems.push(Problem::new(path, what, "write at most 4 GiB: a capsule with more could not be replayed"));
-            MOST_JOURNAL_BYTES
-        }
+        // What was asked for before that was known is no reason not to start.
+        Some(value) if value > MOST_JOURNAL_BYTES => MOST_JOURNAL_BYTES,
         _ => bytes(path, text, MIB..=MOST_JOURNAL_BYTES, problems),
     }
 }

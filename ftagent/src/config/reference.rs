@@ -276,7 +276,7 @@ pub const SECTIONS: &[Section] = &[
                 SIZE,
                 "",
                 "The most that the journal of one incident takes on disk: what decisions were made of, so that they can \
-                 be replayed; 1 MiB to 4 GiB, for a capsule has no more. An incident that needs more is replayed up to \
+                 be replayed; 1 MiB to 4 GiB: a capsule has no more, and what is above counts as that. An incident that needs more is replayed up to \
                  there. Each life of the daemon in it has a journal of its own (docs/CAPSULE.md). \"0 B\": no journal, \
                  and nothing can be replayed.",
             ),
