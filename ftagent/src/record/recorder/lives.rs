@@ -61,7 +61,8 @@ pub fn set_aside(dir: &Path) -> io::Result<Option<u32>> {
     let life = lives.last().map_or(1, |last| last.saturating_add(1));
     fs::rename(&gathered, dir.join(name(life)))?;
     File::open(dir)?.sync_all()?;
-    let too_many = (lives.len() + 1).saturating_sub(KEPT);
+    // What is on hold goes never.
+    let too_many = if dir.join(HOLD).exists() { 0 } else { (lives.len() + 1).saturating_sub(KEPT) };
     for old in lives.iter().skip(1).take(too_many) {
         fs::remove_dir_all(dir.join(name(*old)))?;
     }
@@ -121,6 +122,11 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.join("life-77")).unwrap();
         fs::create_dir(dir.join("life-x")).unwrap();
         for life in 1..=12 {
+            // What is on hold goes never.
+            if life == 12 {
+                assert_eq!(list(dir).len(), 11);
+                fs::remove_file(dir.join(HOLD)).unwrap();
+            }
             for name in ["ticks", "state"] {
                 fs::write(dir.join(name), life.to_string()).unwrap();
             }
