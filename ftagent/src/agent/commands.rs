@@ -88,7 +88,9 @@ impl Agent {
         let who = (reason, caller.name.clone());
         let record = self.store.add(&mut self.lists, &self.clock, Which::Block, prefix, Some(lasts), who)?;
         info!(%prefix, by = %record.by, reason = %record.reason, seconds = lasts.as_secs(), "Blocked.");
-        let warning = self.overruled(prefix)?;
+        let unknown =
+            |error: anyhow::Error| Some(format!("whether an allow entry overrules it is not known: {error:#}"));
+        let warning = self.overruled(prefix).unwrap_or_else(unknown);
         Ok(json!({ "prefix": prefix, "for_s": lasts.as_secs(), "record": record, "warning": warning }))
     }
 

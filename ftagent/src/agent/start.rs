@@ -68,11 +68,10 @@ pub(super) fn lock_state(state: &Path) -> Result<Vec<Flock<File>>> {
 /// [`Held`] where one runs; what the file system says.
 pub(crate) fn lock_out(config: &Config) -> Result<Vec<Flock<File>>> {
     let Paths { state, bpffs, .. } = &config.paths;
+    // A daemon whose configuration named another state directory has the pins, and no disk is needed to know that.
+    let pins = bpffs.exists().then(|| lock(bpffs, File::open(bpffs), PINS)).transpose()?;
     let mut locks = if state.exists() { lock_state(state)? } else { Vec::new() };
-    if bpffs.exists() {
-        // A daemon whose configuration named another state directory has the pins.
-        locks.push(lock(bpffs, File::open(bpffs), PINS)?);
-    }
+    locks.extend(pins);
     Ok(locks)
 }
 
