@@ -86,6 +86,11 @@ pub fn lookup_udp(ctx: XdpContext) -> u32 {
 
 type Lookup = unsafe fn(*mut c_void, *mut bpf_sock_tuple, u32, u64, u64) -> *mut bpf_sock;
 
+/// Addresses and ports, the IPv4 arm of `struct bpf_sock_tuple`. Words are written in pairs, which the verifier wants
+/// aligned.
+#[repr(C, align(8))]
+struct Tuple([u32; 3]);
+
 /// Looks up who a frame is for: IPv4 without options behind an untagged Ethernet header.
 #[inline(always)]
 #[expect(unsafe_code, reason = "asks the kernel for a socket")]
@@ -95,7 +100,7 @@ fn lookup(ctx: &XdpContext, lookup: Lookup) -> u32 {
         return 0;
     }
     // SAFETY: inside the 38 bytes that were compared with the end.
-    let mut tuple = unsafe { [26, 30, 34].map(|at| start.add(at).cast::<u32>().read_unaligned()) };
+    let mut tuple = Tuple(unsafe { [26, 30, 34].map(|at| start.add(at).cast::<u32>().read_unaligned()) });
     let context: *mut xdp_md = ctx.ctx;
     // SAFETY: the tuple has the 12 bytes of the IPv4 arm; the namespace is the device's
     // (`BPF_F_CURRENT_NETNS`). What was found is released once.
