@@ -5,7 +5,7 @@ use crate::{class::CLASS_SLOTS, lists::Lengths};
 
 /// Changes whenever a pinned map's name, type or layout does. Pins live in a directory named
 /// after it, so a new daemon never reuses maps of another layout.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// How many interfaces one daemon protects at most: entries of the [`maps::COUNTERS`] map.
 pub const IFACE_SLOTS: u32 = 16;

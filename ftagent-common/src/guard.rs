@@ -80,7 +80,7 @@ impl OwnAddress {
 }
 
 /// Bytes of the program's own memory for a packet: copies of headers.
-pub const SCRATCH_BYTES: usize = 248;
+pub const SCRATCH_BYTES: usize = 280;
 
 /// Addresses that are this host's own at most.
 pub const OWN_ADDRESSES: u32 = 1024;

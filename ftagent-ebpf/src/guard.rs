@@ -320,6 +320,9 @@ pub struct Scratch {
     macs: [u8; 12],
     /// Bytes of the TCP header.
     tcp_bytes: u32,
+    /// What the options of the TCP header say. Here, the verifier knows nothing of it and follows
+    /// one way where it follows each combination of options on the stack.
+    walk: Walk,
     /// This CPU's lease of the tokens for answers.
     answers: u64,
 }
@@ -395,12 +398,20 @@ impl Scratch {
         maps::guard_answers().is_some_and(|pool| is_within_state(pool, &mut self.answers, TOKEN, maps::jiffies()))
     }
 
+    /// Reads what a SYN offers. `bpf_loop` (kernel 5.17), whose body the verifier checks once.
+    #[inline(always)]
+    fn read_options(&mut self) {
+        self.walk = Walk::new(self.tcp_bytes);
+        // SAFETY: the callback has the signature that the helper calls, and looks at no context.
+        unsafe { bpf_loop(WALK_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    }
+
     /// Turns the frame into a SYN-ACK with the cookie.
     #[inline(always)]
     fn answer(&mut self, ctx: *mut xdp_md, place: Place, cookie: u32, armed: u32) -> Decision {
-        let offered = offer(self.tcp_bytes);
+        self.read_options();
         // The peer wants every segment signed, and the kernel has the key.
-        if offered.signed != 0 {
+        if self.walk.offer.signed != 0 {
             return Decision::Pass;
         }
         if !self.may_answer() {
@@ -410,7 +421,7 @@ impl Scratch {
         if !self.way_back(ctx, place, guard) {
             return Decision::Pass;
         }
-        let answer = self.compose((cookie, offered), armed, place, guard);
+        let answer = self.compose(cookie, armed, place, guard);
         self.answer = [0; ANSWER_MAX];
         let bytes = if answer.write(&mut self.answer) == ANSWER_MAX { ANSWER_MAX as u32 } else { 24 };
         self.checksums(place, bytes);
@@ -437,7 +448,7 @@ impl Scratch {
 
     /// What the answer says.
     #[inline(always)]
-    fn compose(&self, (cookie, offered): (u32, Offer), armed: u32, place: Place, guard: &Guard) -> Answer {
+    fn compose(&self, cookie: u32, armed: u32, place: Place, guard: &Guard) -> Answer {
         let tcp = &self.tcp;
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
         let scale = (armed >> port::SCALE_SHIFT) & 15;
@@ -452,7 +463,7 @@ impl Scratch {
             scale: scale.wrapping_sub(1) as u8,
         };
         if guard.flags & flags::TIMESTAMPS != 0 && scale != 0 {
-            answer.offer = offered;
+            answer.offer = self.walk.offer;
             answer.full = answer.offer.has_timestamp != 0;
             answer.stamp = timestamp((maps::now_ns() / 1_000_000) as u32, answer.offer);
         }
@@ -524,20 +535,8 @@ impl Scratch {
     }
 }
 
-/// Reads what a SYN offers, out of the scratch memory. `bpf_loop` (kernel 5.17), whose body the
-/// verifier checks once.
-#[inline(always)]
-fn offer(bytes: u32) -> Offer {
-    let mut walk = Walk::new(bytes);
-    // SAFETY: the callback has the signature that the helper calls, and the context outlives it.
-    unsafe { bpf_loop(WALK_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    walk.offer
-}
-
-/// One step of [`offer`]; returns 1 to end the loop.
-unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> i64 {
-    let Some(header) = maps::guard_scratch() else { return 1 };
-    // SAFETY: `offer` passes its own `Walk`.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    !walk.step(&header.tcp) as i64
+/// One step of [`Scratch::read_options`]; returns 1 to end the loop.
+unsafe extern "C" fn step(_: u32, _: *mut c_void) -> i64 {
+    let Some(Scratch { walk, tcp, .. }) = maps::guard_scratch() else { return 1 };
+    !walk.step(tcp) as i64
 }
