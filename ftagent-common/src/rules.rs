@@ -143,21 +143,23 @@ pub struct Intervals4 {
     pub rules: [Bits; BOUNDS + 1],
 }
 
-/// A dimension of IPv6 addresses: see [`Intervals4`].
+/// A dimension of IPv6 addresses: see [`Intervals4`]. The highest bits nearly always decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Intervals6 {
-    /// The [`limbs`] of the first address of each interval but the first.
-    pub bounds: [[u64; 3]; BOUNDS],
+    /// The highest limb of the first address of each interval but the first: see [`limbs`].
+    pub tops: [u64; BOUNDS],
+    /// The other limbs.
+    pub rests: [[u64; 2]; BOUNDS],
     /// Rules by interval.
     pub rules: [Bits; BOUNDS + 1],
 }
 
 /// Cuts an IPv6 address into three numbers, the highest bits first, so small that a subtraction of
-/// two tells by its sign which is larger.
+/// two tells by its sign which is larger. The first has all of a prefix of 63 bits.
 #[inline(always)]
 pub const fn limbs(high: u64, low: u64) -> [u64; 3] {
-    [high >> 21, (high & 0x1f_ffff) << 22 | low >> 42, low & 0x3ff_ffff_ffff]
+    [high >> 1, (high & 1) << 22 | low >> 42, low & 0x3ff_ffff_ffff]
 }
 
 /// A set of rules, compiled. There are two of them in the `rules` map; one is in force, the other

@@ -173,11 +173,12 @@ fn every_interval_of_addresses_is_found() {
     {
         // From the first prefix's own end at 1.0.0.0 on, with gaps between them; the last bits count.
         let v4: Vec<u32> = (0..rules).map(|i| 0x0100_0000 + i * 0x003f_0101 * (256 / rules)).collect();
-        let v6: Vec<u128> =
-            (0..u128::from(rules)).map(|i| 0x2001 << 112 | i << (100 - i % 90) | i << 10 | 0x15).collect();
+        // Spread, so that their first halves differ, and all of one network.
+        let spread = |i: u128| 0x2001 << 112 | i << (100 - i % 90) | i << 10 | 0x15;
+        let of_one_network = |i: u128| 0x2001 << 112 | i << (56 - i % 50) | 0x15;
+        let v6 = [spread, of_one_network].map(|of| (0..u128::from(rules)).map(of).collect::<Vec<u128>>());
         let host = |i: u8, address: IpAddr| placed(i, &format!("{side} {address}"), Action::Drop);
         let rules4: Vec<_> = (0..=255).zip(&v4).map(|(i, bits)| host(i, Ipv4Addr::from(*bits).into())).collect();
-        let rules6: Vec<_> = (0..=255).zip(&v6).map(|(i, bits)| host(i, Ipv6Addr::from(*bits).into())).collect();
         let inner = Udp::new(5000, 6000, &[]).build();
         run.rules.install(&rules4, HZ).unwrap();
         for bits in v4.iter().flat_map(|bits| [bits - 1, *bits, bits + 1]).chain([0x0a00_0000, 0xdfff_ffff]) {
@@ -186,12 +187,15 @@ fn every_interval_of_addresses_is_found() {
             let frame = ip.frame(&inner);
             assert_eq!(feed(&mut run, &frame), plain(&rules4, &frame, 0).0, "{address} of {rules}");
         }
-        run.rules.install(&rules6, HZ).unwrap();
-        for bits in v6.iter().flat_map(|bits| [bits - 1, *bits, bits + 1]).chain([2, u128::MAX >> 8]) {
-            let address = Ipv6Addr::from(bits);
-            let ip = if side == "src" { Ipv6::from(address) } else { Ipv6 { dst: address, ..Ipv6::new() } };
-            let frame = ip.frame(&inner);
-            assert_eq!(feed(&mut run, &frame), plain(&rules6, &frame, 0).0, "{address} of {rules}");
+        for v6 in v6 {
+            let rules6: Vec<_> = (0..=255).zip(&v6).map(|(i, bits)| host(i, Ipv6Addr::from(*bits).into())).collect();
+            run.rules.install(&rules6, HZ).unwrap();
+            for bits in v6.iter().flat_map(|bits| [bits - 1, *bits, bits + 1]).chain([2, u128::MAX >> 8, u128::MAX]) {
+                let address = Ipv6Addr::from(bits);
+                let ip = if side == "src" { Ipv6::from(address) } else { Ipv6 { dst: address, ..Ipv6::new() } };
+                let frame = ip.frame(&inner);
+                assert_eq!(feed(&mut run, &frame), plain(&rules6, &frame, 0).0, "{address} of {rules}");
+            }
         }
     }
 }

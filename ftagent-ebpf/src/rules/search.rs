@@ -16,7 +16,9 @@ trait Ends {
 }
 
 struct Ends4<'a>(&'a [u32; BOUNDS], u64);
-struct Ends6<'a>(&'a [[u64; 3]; BOUNDS], [u64; 3]);
+/// The highest limbs of IPv6 addresses.
+struct Tops<'a>(&'a [u64; BOUNDS], u64);
+struct Ends6<'a>(&'a Intervals6, [u64; 3]);
 
 impl Ends for Ends4<'_> {
     #[inline(always)]
@@ -27,10 +29,20 @@ impl Ends for Ends4<'_> {
     }
 }
 
+impl Ends for Tops<'_> {
+    #[inline(always)]
+    fn is_reached(&self, end: usize) -> usize {
+        let Some(end) = self.0.get(end) else { return 0 };
+        sign(end.wrapping_sub(self.1 + 1))
+    }
+}
+
 impl Ends for Ends6<'_> {
     #[inline(always)]
     fn is_reached(&self, end: usize) -> usize {
-        let Some([end_high, end_middle, end_low]) = self.0.get(end) else { return 0 };
+        let (Some(end_high), Some([end_middle, end_low])) = (self.0.tops.get(end), self.0.rests.get(end)) else {
+            return 0;
+        };
         let [high, middle, low] = self.1;
         // The borrow of a subtraction of three limbs.
         let borrow = sign_mask(low.wrapping_sub(*end_low));
@@ -67,10 +79,9 @@ fn of_seven(ends: &impl Ends, from: usize, stride: usize) -> usize {
     of_three(ends, from, stride) + ends.is_reached(from + 3 * stride) + of_three(ends, from + 4 * stride, stride)
 }
 
-/// Finds the rules of the interval of an address; `count` ends are in use.
+/// Returns how many ends are reached; `count` are in use.
 #[inline(always)]
-pub fn interval4(dimension: &Intervals4, count: u32, address: u64) -> Option<&Bits> {
-    let ends = &Ends4(&dimension.bounds, address);
+fn reached(ends: &impl Ends, count: u32) -> usize {
     let mut behind = 0;
     if count >= 64 {
         behind = of_seven(ends, 63, 64) * 64;
@@ -80,13 +91,31 @@ pub fn interval4(dimension: &Intervals4, count: u32, address: u64) -> Option<&Bi
     }
     behind += of_seven(ends, behind, 1);
     // The levels tell 511 ends apart; there may be one more.
-    dimension.rules.get(behind + ends.is_reached(behind))
+    behind + ends.is_reached(behind)
 }
 
-/// See [`interval4`]. The comparisons are dearer: four-ary, but for the last level.
+/// Finds the rules of the interval of an address; `count` ends are in use.
+#[inline(always)]
+pub fn interval4(dimension: &Intervals4, count: u32, address: u64) -> Option<&Bits> {
+    dimension.rules.get(reached(&Ends4(&dimension.bounds, address), count))
+}
+
+/// See [`interval4`]. A comparison of whole addresses is dear: one tells whether the highest limbs
+/// alone were enough, and only in the network of an end that is not reached they are not.
 #[inline(always)]
 pub fn interval6(dimension: &Intervals6, count: u32, (high, low): (u64, u64)) -> Option<&Bits> {
-    let ends = &Ends6(&dimension.bounds, limbs(high, low));
+    let limbs = limbs(high, low);
+    let ends = &Ends6(dimension, limbs);
+    let mut behind = reached(&Tops(&dimension.tops, limbs[0]), count);
+    if behind != 0 && ends.is_reached(behind - 1) == 0 {
+        behind = reached_dearly(ends, count);
+    }
+    dimension.rules.get(behind)
+}
+
+/// See [`reached`]: four-ary, but for the last level.
+#[inline(always)]
+fn reached_dearly(ends: &impl Ends, count: u32) -> usize {
     let mut behind = 0;
     if count >= 128 {
         behind = of_three(ends, 127, 128) * 128;
@@ -98,7 +127,7 @@ pub fn interval6(dimension: &Intervals6, count: u32, (high, low): (u64, u64)) ->
         behind += of_three(ends, behind + 7, 8) * 8;
     }
     behind += of_seven(ends, behind, 1);
-    dimension.rules.get(behind + ends.is_reached(behind))
+    behind + ends.is_reached(behind)
 }
 
 const _: () = assert!(BOUNDS == 512);

@@ -314,7 +314,9 @@ impl Cut {
     fn to6(&self, dimension: &mut Intervals6) {
         let starts = self.starts.iter().map(|start| limbs((start >> 64) as u64, *start as u64));
         let starts = starts.chain(std::iter::repeat(limbs(u64::MAX, u64::MAX)));
-        dimension.bounds.iter_mut().zip(starts).for_each(|(bound, start)| *bound = start);
+        for ((top, rest), [high, middle, low]) in dimension.tops.iter_mut().zip(&mut dimension.rests).zip(starts) {
+            (*top, *rest) = (high, [middle, low]);
+        }
         (0..).zip(&mut dimension.rules).for_each(|(i, row)| *row = self.row(i));
     }
 }
