@@ -58,6 +58,7 @@ impl Act {
                 ..Self::new("rule.add", format!("{} then {}", rule.matches, rule.action))
             },
             Request::RuleRemove { id } => Self::new("rule.remove", id),
+            Request::RuleWithdraw { id } => Self::new("rule.withdraw", id),
             Request::ConfirmFeed { name } => Self::new("feed.confirm", name),
             Request::BaselineAccept => Self::new("baseline.accept", ""),
             Request::BaselineReset { class } => Self::new("baseline.reset", all(class)),
@@ -141,6 +142,7 @@ impl Agent {
             Request::Allow(ListEntry { prefix, .. }) | Request::Unallow { prefix } => listed(Which::Allow, prefix),
             Request::RuleAdd(new) => rule(&|rule| rule.matches == new.matches && rule.action == new.action),
             Request::RuleRemove { id } => rule(&|rule| rule.id == *id),
+            Request::RuleWithdraw { id } => self.decided_rule(*id).map(to_value),
             Request::BaselineAccept | Request::BaselineReset { .. } | Request::BaselineImport { .. } => {
                 Some(to_value(self.brain.learning()))
             }

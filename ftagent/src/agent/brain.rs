@@ -5,6 +5,7 @@
 
 mod ladder;
 mod metrics;
+mod operator;
 mod trouble;
 
 use std::{
@@ -16,8 +17,6 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
-
-use ftagent_common::TrafficClass;
 
 use super::mitigator::{Beat, Failure, Mitigator, Owner, View as RulesView};
 use super::{gate::Gate, planes::Planes, trap::Trap};
@@ -382,21 +381,6 @@ impl Brain {
         let mut core = self.core();
         let events = core.put(input);
         self.publish(&mut core, events);
-    }
-
-    /// Takes the operator's word that the present load is normal.
-    pub fn accept(&self) -> Vec<Event> {
-        let mut core = self.core();
-        let events = core.put(Input::Accept(now()));
-        self.publish(&mut core, events.clone());
-        events
-    }
-
-    /// Forgets everything that was learned, of one class or of all.
-    pub fn reset(&self, class: Option<TrafficClass>) {
-        let mut core = self.core();
-        core.put(Input::Reset(class.map(|class| class.as_str().to_owned())));
-        self.publish(&mut core, Vec::new());
     }
 
     /// Returns what was learned and holds on other nodes too.

@@ -40,6 +40,7 @@ impl Agent {
             Request::Unallow { prefix } => self.remove(Which::Allow, prefix, caller),
             Request::RuleAdd(rule) => self.add_rule(*rule, caller),
             Request::RuleRemove { id } => self.remove_rule(id, caller),
+            Request::RuleWithdraw { id } => self.withdraw_rule(id, caller),
             Request::Explain(question) => Ok(to_value(self.explain(&question)?)?),
             Request::ConfirmFeed { name } => self.confirm(&name, caller),
             Request::Incidents { id } => Ok(to_value(self.incidents(id.as_deref())?)?),

@@ -124,14 +124,39 @@ impl Agent {
         let Some(rule) = self.rules.remove(id) else {
             let known: Vec<String> = self.rules.rules().iter().map(|rule| rule.id.to_string()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let Some(decided) = self.decided_rule(id) else {
+                bail!("there is no rule {id} of an operator (there are: {known})");
+            };
             bail!(
-                "there is no rule {id} of an operator (there are: {known}). Rules of incidents end with their attack; \
-                 `mitigation.mode = \"observe\"` and a reload end them now"
+                "rule {id} is none of an operator (there are: {known}), it was made against an attack: \
+                 `ftagent rules withdraw {id}` takes it back ({})",
+                decided.matches
             );
         };
         self.push_rules();
         info!(id, rule = %rule.matches, by = %caller.name, "A rule was removed.");
         Ok(json!({ "id": id, "match": rule.matches.to_string(), "action": rule.action.to_string() }))
+    }
+
+    /// Returns the rule of an open incident, or the armed signature, that has a number.
+    pub(super) fn decided_rule(&self, id: u32) -> Option<RuleStatus> {
+        let decided = |rule: &RuleStatus| {
+            let is_made = matches!(rule.origin, Origin::Incident(_)) && rule.state != "inherited";
+            is_made && rule.id == id
+        };
+        self.rule_list().into_iter().find(decided)
+    }
+
+    pub(super) fn withdraw_rule(&mut self, id: u32, caller: &Caller) -> Result<Value> {
+        let Some(rule) = self.decided_rule(id) else {
+            bail!(
+                "no open incident has a rule {id}, and no signature is armed as {id}: `ftagent rules` shows them \
+                 (rules of operators: `ftagent rules remove {id}`)"
+            );
+        };
+        self.brain.withdraw_rule(id, &caller.name);
+        info!(id, rule = %rule.matches, by = %caller.name, "A rule was withdrawn by an operator.");
+        Ok(json!({ "id": id, "match": rule.matches, "action": rule.action }))
     }
 
     /// Forgets rules of operators that have ended; the kernel has ended them by itself.

@@ -37,6 +37,13 @@ enum Command {
         #[arg(value_name = "ID")]
         id: u32,
     },
+    /// Take back a rule that was made against an attack, or a signature that is armed: nothing else drops what it
+    /// matched while this incident lasts, and it is not remembered.
+    Withdraw {
+        /// Its number, which `ftagent rules` shows.
+        #[arg(value_name = "ID")]
+        id: u32,
+    },
 }
 
 /// Arguments of `add`.
@@ -72,13 +79,26 @@ pub fn run(cli: &Cli, args: &Args) -> Result<ExitCode> {
         Some(Command::Add(add)) => self::add(cli, add),
         Some(Command::Remove { id }) => {
             let data = call(cli, &Request::RuleRemove { id: *id })?;
+            print(cli, &data, |data| format!("Rule {id} is removed: {}.", words(data)))
+        }
+        Some(Command::Withdraw { id }) => {
+            let data = call(cli, &Request::RuleWithdraw { id: *id })?;
             let text = |data: &Value| {
-                let part = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-                format!("Rule {id} is removed: {} then {}.", part("match"), part("action"))
+                let what = words(data);
+                format!(
+                    "Rule {id} is withdrawn: {what}.\nNo other rule drops what it matched as long as this incident \
+                     lasts. To end all rules: `mitigation.mode = \"observe\"` and SIGHUP."
+                )
             };
             print(cli, &data, text)
         }
     }
+}
+
+/// Says what a rule did that is gone.
+fn words(data: &Value) -> String {
+    let part = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
+    format!("{} then {}", part("match"), part("action"))
 }
 
 fn add(cli: &Cli, add: &Add) -> Result<ExitCode> {

@@ -26,6 +26,13 @@ pub enum Input {
         /// See [`Decider::set_mode`].
         mode: Mode,
     },
+    /// An operator takes back a rule of the open incident, or a signature that is armed.
+    WithdrawRule {
+        /// Its number.
+        id: u32,
+        /// Who.
+        by: String,
+    },
     /// The rules of operators: see [`Decider::watch`].
     Watch(Vec<WatchedRule>),
     /// The ladder's policy, and what it may be about.
@@ -83,6 +90,7 @@ impl Decider {
                 self.set_exempt(exempt);
                 self.set_mode(mode);
             }
+            Input::WithdrawRule { id, by } => self.withdraw_rule(id, &by),
             Input::Watch(rules) => {
                 self.watch(rules.into_iter().map(|rule| (rule.id, rule.matches, rule.counts)));
             }

@@ -6,3 +6,4 @@ pub mod explain;
 pub mod ladder;
 pub mod metrics;
 pub mod protocol;
+pub mod request;

@@ -10,7 +10,8 @@ use std::{
 
 use ftagent::{
     decide::{Incident, mitigate::Phase},
-    serve::protocol::Interface,
+    rule::FlowMatch,
+    serve::protocol::{Interface, RuleStatus},
 };
 use ftagent_tests::{
     daemon::{Daemon, wait_for},
@@ -77,6 +78,37 @@ fn an_attack_outlives_no_daemon_and_no_incident_is_told_twice() {
         flooding.end();
         let over = || incidents(&daemon).iter().all(|incident| !incident.is_open()).then_some(());
         wait_for("its end", Duration::from_secs(45), over).unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_operator_takes_a_rule_of_an_incident_back() {
+    require_root!();
+    Sandbox::run(|sandbox| {
+        let veth = sandbox.veth("wan0", "peer0").unwrap();
+        let daemon = Daemon::start(sandbox, &["wan0"], LEARNING).unwrap();
+        learned(&daemon);
+        let flooding = Flooding::begin(sandbox, &veth, flood(&veth, KNOWN));
+        let incident = wait_for("a rule", PATIENCE, || incidents(&daemon).into_iter().find(is_enforced)).unwrap();
+        let rule = incident.rules.iter().find(|rule| rule.state == Phase::Enforcing).unwrap();
+        let id = rule.id.to_string();
+        let refused = daemon.refused(&["rules", "remove", &id]).unwrap();
+        assert!(refused.contains(&format!("`ftagent rules withdraw {id}` takes it back")), "{refused}");
+        assert!(daemon.refused(&["rules", "withdraw", "999"]).unwrap().contains("no open incident has a rule 999"));
+        let said = daemon.ok(&["rules", "withdraw", &id]).unwrap();
+        assert!(said.starts_with(&format!("Rule {id} is withdrawn: {} then {}.", rule.matches, rule.action)), "{said}");
+        let taken: FlowMatch = rule.matches.parse().unwrap();
+        let overlaps = |shown: &RuleStatus| taken.overlaps(&shown.matches.parse().unwrap());
+        let is_gone = || !daemon.rules().unwrap().rules.iter().any(overlaps);
+        wait_for("its end", PATIENCE, || is_gone().then_some(())).unwrap();
+        thread::sleep(Duration::from_secs(3));
+        assert!(is_gone(), "it comes back: {:#?}", daemon.rules().unwrap().rules);
+        let shown = daemon.ok(&["incidents", "show", "last"]).unwrap();
+        assert!(shown.contains(&format!("rule {id} withdrawn by root(0), and nothing else drops")), "{shown}");
+        let audit = daemon.ok(&["audit", "show"]).unwrap();
+        assert!(audit.contains("rule.withdraw"), "{audit}");
+        flooding.end();
     })
     .unwrap();
 }

@@ -7,6 +7,8 @@ use ftagent_common::{
     sample::{SAMPLE_BYTES, SampleHeader, SampleRecord},
 };
 
+use ftagent_common::TrafficClass;
+
 use super::*;
 use crate::{
     record::{

@@ -53,6 +53,7 @@ fn rule(state: Phase) -> RuleReport {
         predicted: Predicted { attack_share: 0.97, clean_share: 0.0004, ..Predicted::default() },
         measured: Measured { packets: 100, dropped: 3_400_000, attack_share: 0.98, ..Measured::default() },
         runners_up: Vec::new(),
+        withdrawn_by: None,
     }
 }
 

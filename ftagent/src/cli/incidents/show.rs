@@ -398,6 +398,7 @@ mod tests {
             predicted,
             measured,
             runners_up: vec![other],
+            withdrawn_by: None,
         };
         let one = Incident { rules: vec![rule], mitigated: Some(at(300)), ..incident() };
         let text = render(&one, NOON + 72_000, TERMINAL);
@@ -426,6 +427,7 @@ mod tests {
             predicted: Predicted::default(),
             measured: Measured { dropped: 1000, ..Measured::default() },
             runners_up: Vec::new(),
+            withdrawn_by: None,
         };
         let text = render(&Incident { rules: (1..10).map(rule).collect(), ..incident() }, NOON, TERMINAL);
         let told = [1, 2, 3, 9].map(|number| format!("  {number}  tcp src 192.0.2.{number}/32 dport 80 then drop: "));

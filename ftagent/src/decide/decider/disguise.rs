@@ -63,6 +63,8 @@ impl Input {
             // The ladder of a disguised core is not used: what it is about is addresses.
             Self::Upstream(_) => Self::Upstream(Box::default()),
             Self::Planes(_) => Self::Planes(Vec::new()),
+            // Whose word it was is nobody's business either.
+            Self::WithdrawRule { id, .. } => Self::WithdrawRule { id, by: "an operator".to_owned() },
             // Indicators are left out, and the incidents are others.
             Self::Tool { incident, .. } => Self::Tool { incident, named: None },
             Self::Accept(_)

@@ -107,6 +107,12 @@ impl Decider {
         events
     }
 
+    /// Takes an operator's word that a rule is not to be: one of the open incident is withdrawn with the next
+    /// tick, a signature is armed no more.
+    pub(in crate::decide) fn withdraw_rule(&mut self, id: u32, by: &str) {
+        self.keeper.withdraw_for(id, by);
+    }
+
     /// Forgets everything that was learned, of one class or of all.
     pub fn reset(&mut self, class: Option<TrafficClass>) {
         self.baselines.reset(class);

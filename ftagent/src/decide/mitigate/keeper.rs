@@ -108,6 +108,8 @@ pub struct Keeper {
     /// The incident that they belong to.
     incident: Option<String>,
     refused: Vec<FlowMatch>,
+    /// What operators took back: no rule of this incident matches any of it.
+    barred: Vec<FlowMatch>,
     /// Packets of conversations for whose sake rules were withdrawn: no other rule is to hit them.
     spared: Vec<Clean>,
     memory: Memory,
@@ -324,6 +326,13 @@ impl Keeper {
         left
     }
 
+    /// Returns what no rule may match.
+    fn exempt(&self, scene: &Scene<'_>) -> Vec<FlowMatch> {
+        let mut flows = exempt::all(scene.exempt);
+        flows.extend_from_slice(&self.barred);
+        flows
+    }
+
     /// Returns how many rules more an incident may have against what its packets have in common.
     fn room(&self) -> usize {
         RULES.saturating_sub(self.lives.iter().filter(|life| !life.holder).count())
@@ -346,7 +355,7 @@ impl Keeper {
         let evidence = gather(scene.analyst, target);
         let mut clean = clean(scene.reservoir, &evidence);
         clean.extend(&self.spared);
-        let exempt = exempt::all(scene.exempt);
+        let exempt = self.exempt(scene);
         let mut attack = evidence.attack.clone();
         let all = attack.len();
         attack.retain(|sample| !self.lives.iter().any(|life| life.choice.matches.matches(&sample.seen.subject())));

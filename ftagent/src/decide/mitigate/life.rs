@@ -72,6 +72,8 @@ pub struct Life {
     pub holder: bool,
     /// The kernel does not take it.
     pub refused: bool,
+    /// The operator who takes it back.
+    pub withdrawn_by: Option<String>,
     /// Shadow or enforcing.
     pub phase: Phase,
     /// Since when it is wanted, nanoseconds.
@@ -104,6 +106,7 @@ impl Life {
             choice,
             holder: false,
             refused: false,
+            withdrawn_by: None,
             phase: Phase::Shadow,
             since_ns: now_ns,
             enforced: None,
@@ -235,6 +238,7 @@ impl Life {
             predicted: self.choice.predicted,
             measured: self.measured,
             runners_up: self.choice.runners_up.clone(),
+            withdrawn_by: self.withdrawn_by.clone(),
         }
     }
 }

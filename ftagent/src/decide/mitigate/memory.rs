@@ -226,6 +226,13 @@ impl Memory {
         self.signatures.retain(|signature| signature.choice.matches != *matches);
     }
 
+    /// Forgets the signature that is armed under a number.
+    pub fn disarm(&mut self, id: u32) {
+        let is_it = |known: &Signature| known.armed.as_ref().is_some_and(|force| force.id == id);
+        self.changed |= self.signatures.iter().any(is_it);
+        self.signatures.retain(|known| !is_it(known));
+    }
+
     /// Forgets what drops now: the operator says that this load is normal.
     pub fn accept(&mut self, now_ns: u64) {
         let drops = |force: &Force| force.dropping.is_some_and(|(_, last)| now_ns.saturating_sub(last) < ACCEPTED_NS);

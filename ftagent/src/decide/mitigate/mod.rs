@@ -146,6 +146,9 @@ pub struct RuleReport {
     /// The next best: match and expectation, best first.
     #[serde(default)]
     pub runners_up: Vec<RunnerUp>,
+    /// The operator who took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_by: Option<String>,
 }
 
 /// A rule that was considered and not chosen.

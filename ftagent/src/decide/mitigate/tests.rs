@@ -27,6 +27,7 @@ use crate::{
         Event, Vector,
         classify::tests::shapes,
         frames::{Dice, decoded},
+        input::Input,
         mitigate::{Exempt, Mode, Phase},
         synthesis::{Choice, exempt},
     },
@@ -117,6 +118,40 @@ fn what_the_kernel_does_not_take_is_replaced() {
     other.attack(shape(Vector::NtpAmplification), 10);
     let (dropped, sent) = (other.lost[1].0 - before.0, other.lost[1].1 - before.1);
     assert!(dropped as f64 >= 0.95 * sent as f64, "{dropped} of {sent}");
+}
+
+#[test]
+fn what_an_operator_takes_back_is_not_made_again() {
+    let mut world = World::calm(web);
+    world.attack(shape(Vector::NtpAmplification), 6);
+    let taken: Vec<(u32, FlowMatch)> =
+        world.decider.wanted().0.iter().map(|wanted| (wanted.id, wanted.rule.matches.clone())).collect();
+    let (id, first) = taken[0].clone();
+    let withdraw = |id| Input::WithdrawRule { id, by: "alice".to_owned() };
+    world.decider.put(withdraw(id + 1000));
+    world.attack(shape(Vector::NtpAmplification), 2);
+    assert!(world.decider.wanted().0.iter().any(|wanted| wanted.id == id), "another number concerns no rule");
+    world.decider.put(withdraw(id));
+    world.attack(shape(Vector::NtpAmplification), 30);
+    let incident = world.incidents()[0];
+    let line = format!("rule {id} withdrawn by alice, and nothing else drops what it matched: {first}");
+    assert!(incident.timeline.iter().any(|entry| entry.what == line), "{:#?}", incident.timeline);
+    assert!(incident.rules.iter().any(|rule| rule.id == id && rule.state == Phase::Withdrawn), "{:#?}", incident.rules);
+    assert!(
+        world.decider.wanted().0.iter().all(|wanted| !exempt::overlap(&first, &wanted.rule.matches)),
+        "{:#?}",
+        told(&world)
+    );
+    // Nor is it armed when the attack is over.
+    (0..400).for_each(|_| drop(world.tick(Frames::new())));
+    assert!(!world.incidents()[0].is_open());
+    let armed = world.decider.armed();
+    assert!(armed.iter().all(|armed| armed.matches != first.to_string()), "{armed:?}");
+    // One that is armed can be taken back too.
+    if let Some(armed) = armed.first() {
+        world.decider.put(withdraw(armed.id));
+        assert!(world.decider.armed().iter().all(|left| left.id != armed.id));
+    }
 }
 
 #[test]

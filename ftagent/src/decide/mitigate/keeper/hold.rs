@@ -11,7 +11,7 @@ use crate::{
         Event, Incident, Severity, Vector,
         classify::{Holder, Holders, holders},
         machine::RESTARTED,
-        mitigate::Predicted,
+        mitigate::{Phase, Predicted},
         synthesis::{Choice, exempt},
     },
     rule::{Action, FlowMatch, Ranges},
@@ -71,9 +71,16 @@ impl Keeper {
     }
 
     /// Goes on with the rules against holders that an earlier life of the daemon made in this incident: requests
-    /// that it saw, this one never will.
+    /// that it saw, this one never will. What it took back stays away.
     pub(super) fn adopt(&mut self, incident: &mut Incident, scene: &Scene<'_>) {
-        let exempt = exempt::all(scene.exempt);
+        for report in incident.rules.iter().filter(|report| report.state == Phase::Withdrawn) {
+            let Ok(matches) = report.matches.parse::<FlowMatch>() else { continue };
+            if report.withdrawn_by.is_some() {
+                self.bar(matches.clone());
+            }
+            self.refuse(matches);
+        }
+        let exempt = self.exempt(scene);
         let mut old: Vec<(u32, FlowMatch)> = Vec::new();
         for report in incident.rules.iter().filter(|report| report.reason.ends_with(RESTARTED)) {
             let matches = report.matches.parse().ok().filter(is_of_holder);
@@ -130,7 +137,7 @@ impl Keeper {
         target: &Target<'_>,
         scene: &Scene<'_>,
     ) -> Vec<(Holder, FlowMatch)> {
-        let exempt = exempt::all(scene.exempt);
+        let exempt = self.exempt(scene);
         let is_new = |matches: &FlowMatch| {
             self.lives.iter().all(|life| life.choice.matches != *matches) && !self.refused.contains(matches)
         };

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{Keeper, Scene, acts, is_wanted, keep, show, tell};
-use crate::decide::{
-    Event, Incident,
-    mitigate::{Phase, life::Life},
+use crate::{
+    decide::{
+        Event, Incident,
+        mitigate::{Phase, life::Life},
+    },
+    rule::FlowMatch,
 };
 
 /// So long no rule is made against holders of connections after the kernel had no room for one, nanoseconds.
@@ -14,6 +17,22 @@ const REFUSED_NS: u64 = 60_000_000_000;
 const AFTER_REFUSAL_NS: u64 = 1_000_000_000;
 
 impl Keeper {
+    /// Takes a rule back because an operator says so: no other drops what it matched in this incident, and it is not
+    /// remembered.
+    pub fn withdraw_for(&mut self, id: u32, by: &str) {
+        if let Some(life) = self.lives.iter_mut().find(|life| life.id == id) {
+            life.withdrawn_by = Some(by.to_owned());
+        }
+        self.memory.disarm(id);
+    }
+
+    /// Bars what an operator took back from this incident.
+    pub(super) fn bar(&mut self, matches: FlowMatch) {
+        if !self.barred.contains(&matches) {
+            self.barred.push(matches);
+        }
+    }
+
     /// Moves rules on: to force, or to their end. Returns those that cost too much, too.
     pub(super) fn judge(&mut self, incident: &mut Incident, scene: &Scene<'_>) -> (Vec<Event>, Vec<Life>) {
         let (now, now_ns) = (scene.now, scene.now.mono_ns);
@@ -22,7 +41,12 @@ impl Keeper {
         let (mut lines, mut holders) = (Vec::new(), BTreeMap::<&str, usize>::new());
         for life in &mut self.lives {
             let idle = now_ns.saturating_sub(life.busy_ns);
-            let what = if life.refused {
+            let what = if let Some(by) = &life.withdrawn_by {
+                let what =
+                    format!("withdrawn by {by}, and nothing else drops what it matched: {}", life.choice.matches);
+                life.withdraw();
+                what
+            } else if life.refused {
                 life.withdraw();
                 "taken back: the kernel does not take it, `ftagent status` says why".to_owned()
             } else if life.costs_too_much(live) {
@@ -60,6 +84,9 @@ impl Keeper {
         done.retain(|life| life.phase == Phase::Withdrawn);
         for life in &done {
             self.refuse(life.choice.matches.clone());
+            if life.withdrawn_by.is_some() {
+                self.bar(life.choice.matches.clone());
+            }
             if life.refused {
                 // What takes the room may go: it is still what worked.
                 self.pause_ns = self.pause_ns.max(AFTER_REFUSAL_NS);
@@ -68,8 +95,8 @@ impl Keeper {
             self.memory.forget(&life.choice.matches);
             self.spare(&life.touched);
         }
-        // Of what the kernel does not take there is nothing narrower.
-        done.retain(|life| !life.refused);
+        // Of what the kernel does not take there is nothing narrower, and an operator knows what he does.
+        done.retain(|life| !life.refused && life.withdrawn_by.is_none());
         (tell(incident, now, lines), done)
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     decide::{
         Event, Incident,
         reservoir::Clean,
-        synthesis::{self, Choice, Problem, exempt},
+        synthesis::{self, Choice, Problem},
     },
     rule::FlowMatch,
 };
@@ -44,7 +44,7 @@ impl Keeper {
         let mut clean = clean(scene.reservoir, &evidence);
         let spared = self.spared.clone();
         clean.extend(&spared);
-        let exempt = exempt::all(scene.exempt);
+        let exempt = self.exempt(scene);
         let mut lines = Vec::new();
         for wide in withdrawn {
             let mut attack = evidence.attack.clone();
